@@ -1,0 +1,41 @@
+# make demo | test | check | test-mxnet | test-gpu
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := data/demo
+
+.PHONY: setup demo test check lint test-mxnet test-gpu clean
+setup: .venv/ready
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+demo: setup
+	$(BIN)/python tools/make_synthetic.py $(DEMO)
+	$(BIN)/torchrun --nproc-per-node 2 tools/train.py configs/demo.py
+	$(BIN)/python tools/export_onnx.py runs/demo
+	@echo
+	@echo "report       runs/demo/report/report.md"
+	@echo "model        runs/demo/model/adapter.safetensors, runs/demo/model/model.onnx"
+	@echo "TensorBoard  $(BIN)/tensorboard --logdir runs"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+check: lint
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test: lint
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist worksteal --durations 10
+
+test-mxnet: setup
+	$(BIN)/python tests/mxnet/run.py
+
+test-gpu: setup
+	$(BIN)/python -m pytest -m gpu
+
+clean:
+	rm -rf .venv .venv-mxnet .pytest_cache .ruff_cache build *.egg-info

@@ -1,0 +1,87 @@
+"""Every setting with its default. Recipes are laid over this file; `a.b=c` on the command line goes over both.
+
+A section with a `name` chooses a plugin; its other keys are that plugin's arguments.
+"""
+
+from easydict import EasyDict as edict
+
+config = edict()
+
+config.run = edict()
+config.run.name = ""  # folder under run.root; "" = the recipe's file name
+config.run.root = "runs"  # where run folders go
+config.run.seed = 0  # sample order, flips, degradation, class centres and adapters are functions of it
+
+config.needs = []  # files a recipe cannot do without: dicts of path and help, the sentence that says how to get it
+
+config.backbone = edict(name="r50")  # the network; arguments as its signature says (tools/train.py --list)
+config.backbone.weights = ""  # file to start from: .safetensors, .pt, MXNet .params; "" = random, to train from scratch
+
+config.adapter = edict(name="full")  # what is trained of the backbone: full, lora, dual_lora, ...
+
+config.scorer = edict(name="sharpness")  # quality score of what the network sees; used only by adapters with a gate
+config.gate = edict()
+config.gate.midpoint = 0.5  # score at which the gate is 0.5, in the scorer's own units
+config.gate.slope = 1.0  # change of the gate per unit of score, at the midpoint
+config.gate.shape = "linear"  # linear = clamped, PETALface's map made safe; sigmoid = smooth
+
+config.margin = edict(name="cosface", margin=0.4, scale=64.0)  # the classification loss on cosines
+config.objectives = []  # losses on embeddings beside it: dicts of name, weight and arguments
+
+config.classifier = edict()
+config.classifier.sample_rate = 1.0  # share of the class centres that a step compares with, in (0, 1]
+config.classifier.filter_threshold = 0.0  # negatives with a cosine above it are ignored, in (0, 1); 0 = off
+config.classifier.init = "random"  # class centres: random, or class_means of the starting model's embeddings
+config.classifier.lr_scale = 1.0  # times optim.lr, for the class centres
+
+config.data = edict()
+config.data.records = []  # .rec files or their folders; one or many shards
+config.data.classes = "offset"  # classes of several shards: offset = other people in each, shared = the same
+config.data.hold_out = 0  # keep classes divisible by this out of training, to choose settings on; 0 = none
+config.data.loader = "auto"  # auto = dali on CUDA where it is installed, else torch; dali or torch by name
+config.data.batch_size = 128  # images per process and micro-step
+config.data.workers = 1  # decoding processes (torch) or threads (dali), for each training process
+config.data.flip = True  # mirror half of the images
+
+config.degradation = edict()
+config.degradation.share = 0.0  # share of images made low-resolution, in [0, 1]
+config.degradation.sides = [7, 56]  # smallest and largest side they are reduced to, pixels
+config.degradation.blur = 0.0  # largest standard deviation of the blur, pixels of the small image
+config.degradation.noise = 0.0  # largest standard deviation of the noise, grey levels
+config.degradation.jpeg = []  # lowest and highest JPEG quality of the small image, 1 to 100; [] = none
+
+config.optim = edict()
+config.optim.name = "sgd"  # sgd or adamw
+config.optim.lr = 0.1  # peak learning rate
+config.optim.momentum = 0.9  # sgd only
+config.optim.betas = [0.9, 0.999]  # adamw only
+config.optim.weight_decay = 5e-4  # on weights and class centres; never on norms and biases
+config.optim.clip = 5.0  # largest gradient norm of the network, 0 = none; class centres are not clipped
+config.optim.accumulate = 1  # micro-steps per update; equals the big batch but for batch statistics and sampling
+
+config.schedule = edict()
+config.schedule.name = "polynomial"  # polynomial or cosine, from the peak to zero
+config.schedule.power = 2.0  # polynomial only: 1 = linear
+config.schedule.epochs = 20.0  # passes over the records
+config.schedule.warmup_epochs = 0.0  # lr rises linearly over these, from the first update on
+
+config.train = edict()
+config.train.device = "auto"  # auto = CUDA where there is one; cuda or cpu by name
+config.train.precision = "fp32"  # fp32, bf16 or fp16 (with loss scaling)
+config.train.compile = False  # torch.compile the network: slow start, faster steps
+config.train.checkpoint_activations = False  # recompute blocks in backward: less memory, about a third more time
+config.train.resume = "auto"  # auto = newest checkpoint of the run, never, or a checkpoint's path
+config.train.save_every = 1.0  # epochs between checkpoints
+config.train.keep = 2  # newest checkpoints that stay
+config.train.log_every = 10  # updates between log lines
+
+config.evaluation = edict()
+config.evaluation.sets = []  # dicts of name, kind (bin, pairs, identification) and files
+config.evaluation.low_res = [112]  # sides in pixels: N for N-against-N, [gallery, probe] where they differ
+config.evaluation.far = [1e-2, 1e-3]  # false accept rates at which the true accept rate is reported
+config.evaluation.ranks = [1, 5, 20]  # of identification
+config.evaluation.flip = False  # add the embedding of the mirrored face
+config.evaluation.batch_size = 128  # images per process
+config.evaluation.bootstrap = 1000  # resamples behind each interval, 0 = no intervals
+config.evaluation.every = 0.0  # epochs between evaluations, 0 = at the end only
+config.evaluation.at_start = True  # evaluate the starting model too: the 'before' of every table

@@ -1,0 +1,182 @@
+"""Recipes: Python files laid over configs/base.py, checked key by key and type by type before torch is imported."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import re
+import runpy
+from pathlib import Path
+
+from easydict import EasyDict
+
+from recognition.registry import KINDS, Registry, nearest
+
+BASE = Path(__file__).resolve().parent.parent / "configs" / "base.py"
+
+PLUGINS = {"backbone": "backbone", "adapter": "adapter", "scorer": "scorer", "margin": "margin"}
+OWN_KEYS = {"backbone": ("name", "weights"), "objectives": ("name", "weight")}  # not arguments of the plugin
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be: unknown, of the wrong type, or a plugin that does not take it."""
+
+
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> EasyDict:
+    """The settings of a recipe: base.py, its parents, the recipe, then overrides such as "optim.lr=1e-4".
+
+    A recipe defines `config`, an EasyDict, and may name another recipe of its folder to stand on: `parent = "x.py"`.
+    run.name is filled in from the file name where it is empty.
+    ConfigError lists every fault at once.
+    """
+    path = Path(path)
+    faults: list[str] = []
+    config = _read(BASE)["config"]
+    for recipe in _with_parents(path):
+        layer = _read(recipe).get("config")
+        if not isinstance(layer, dict):
+            raise ConfigError(f"{recipe} defines no `config`: a recipe holds an EasyDict of that name")
+        _lay(config, layer, "", faults)
+    for override in overrides:
+        _override(config, override, faults)
+    faults += plugin_faults(config)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    config.run.name = config.run.name or path.stem
+    return config
+
+
+def from_json(path: str | Path) -> EasyDict:
+    """The resolved settings that a run saved."""
+    return EasyDict(json.loads(Path(path).read_text()))
+
+
+def to_json(config: EasyDict) -> str:
+    """The settings as JSON text."""
+    return json.dumps(config, indent=2) + "\n"
+
+
+def arguments(section: dict, kind: str) -> dict:
+    """A plugin section's arguments: all its keys but those that are ours."""
+    own = OWN_KEYS.get(kind, ("name",))
+    return {key: value for key, value in section.items() if key not in own}
+
+
+def missing_needs(config: EasyDict) -> list[str]:
+    """A sentence for each file that the recipe needs and that is not there."""
+    return [f"missing {need['path']}: {need['help']}" for need in config.needs if not Path(need["path"]).exists()]
+
+
+def describe_settings() -> str:
+    """Every setting of base.py with its default and its line of why."""
+    lines = []
+    for line in BASE.read_text().splitlines():
+        match = re.match(r"config\.(\S+) = (.*?)  # (.*)", line)
+        if match:
+            value = re.sub(r'^edict\(name="(\w+)".*\)$', r"\1", match[2])
+            lines.append(f"  {match[1] + '=' + value:<42} {match[3]}")
+    return "\n".join(lines)
+
+
+def plugin_faults(config: EasyDict) -> list[str]:
+    """What the registries say against the plugins chosen and their arguments, without importing any."""
+    chosen = [(section, kind, config[section]) for section, kind in PLUGINS.items()]
+    chosen += [("objectives", "objective", section) for section in config.objectives]
+    faults = []
+    for section, kind, values in chosen:
+        try:
+            Registry(kind, KINDS[kind]).check(values["name"], arguments(values, section))
+        except (ValueError, KeyError) as error:
+            faults.append(f"config.{section}: {error if isinstance(error, ValueError) else 'it has no name'}")
+    return faults
+
+
+def _read(path: Path) -> dict:
+    if not path.is_file():
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.py")]) if path.parent.is_dir() else ""
+        raise ConfigError(f"no recipe at {path}{near}")
+    return runpy.run_path(str(path))
+
+
+def _with_parents(path: Path) -> list[Path]:
+    chain = [path]
+    while parent := _read(chain[0]).get("parent"):
+        above = chain[0].parent / parent
+        if above in chain:
+            raise ConfigError(f"{path}: its parents go round in a circle at {above}")
+        chain.insert(0, above)
+    return chain
+
+
+def _lay(below: EasyDict, above: dict, where: str, faults: list[str]) -> None:
+    """Lay `above` over `below` in place; in a plugin section another name starts a section of its own."""
+    for key, value in above.items():
+        name = f"{where}{key}"
+        section = where.rstrip(".")
+        if section in PLUGINS and key not in below:
+            below[key] = value
+        elif key not in below:
+            faults.append(_unknown(name, key, below, where))
+        elif isinstance(below[key], dict) and isinstance(value, dict):
+            if name in PLUGINS and value.get("name", below[key].name) != below[key].name:
+                kept = {own: below[key][own] for own in OWN_KEYS.get(name, ()) if own in below[key]}
+                below[key] = EasyDict({**kept, **copy.deepcopy(value)})
+            else:
+                _lay(below[key], value, f"{name}.", faults)
+        elif section in PLUGINS or _fits(value, below[key]):
+            below[key] = copy.deepcopy(value)
+        else:
+            faults.append(
+                f"config.{name} is {value!r}; it takes {_kind_of(below[key])}, such as its default {below[key]!r}"
+            )
+
+
+def _override(config: EasyDict, text: str, faults: list[str]) -> None:
+    name, equals, written = text.partition("=")
+    if not equals:
+        faults.append(f"'{text}' is no override: write section.setting=value, such as optim.lr=1e-4")
+        return
+    *path, last = name.split(".")
+    section = config
+    for depth, part in enumerate(path):
+        if not isinstance(section.get(part), dict):
+            faults.append(_unknown(name, part, section, ".".join([*path[:depth], ""])))
+            return
+        section = section[part]
+    value = _parse(written, section.get(last))
+    layer: dict = {last: value}
+    for part in reversed(path):
+        layer = {part: layer}
+    _lay(config, layer, "", faults)
+
+
+def _parse(written: str, default: object) -> object:
+    if isinstance(default, str):
+        return written
+    if isinstance(default, bool) and written.lower() in ("true", "false"):
+        return written.lower() == "true"
+    try:
+        return ast.literal_eval(written)
+    except (ValueError, SyntaxError):
+        return written
+
+
+def _fits(value: object, default: object) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    if isinstance(default, list | tuple):
+        return isinstance(value, list | tuple | str)  # one file name stands for a list of one
+    return isinstance(value, type(default))
+
+
+def _kind_of(default: object) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
+    return names.get(type(default), "a section")
+
+
+def _unknown(name: str, key: str, section: dict, where: str) -> str:
+    near = nearest(key, section).replace("'", "")
+    return f"unknown setting config.{name}{near.replace('did you mean ', f'did you mean config.{where}')}"

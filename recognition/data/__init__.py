@@ -1,0 +1,1 @@
+"""Records, loaders, degradation and pairs: from files to batches."""

@@ -1,0 +1,1 @@
+"""Verification, identification, templates and the report on them."""

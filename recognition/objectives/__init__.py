@@ -1,0 +1,5 @@
+"""Losses on embeddings, added to the classifier's: one per file."""
+
+from recognition.registry import Registry
+
+OBJECTIVES = Registry("objective")

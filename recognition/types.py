@@ -1,0 +1,152 @@
+"""The contracts between parts: what a batch carries, and what each kind of plugin promises.
+
+Every image between parts is RGB. Stored and decoded images are uint8 (H, W, 3); a network takes float32 (B, 3, H, W) in
+IMAGE_RANGE; a scorer takes float32 (B, 3, H, W) in SCORER_RANGE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from recognition.gate import Gate
+
+COLOUR_ORDER = "RGB"
+IMAGE_RANGE = (-1.0, 1.0)  # x / 127.5 - 1
+SCORER_RANGE = (0.0, 1.0)  # x / 255
+IMAGE_SIZE = 112  # side of stored, aligned faces in pixels; a model resizes inside where its backbone wants another
+
+
+@dataclass(slots=True)
+class Batch:
+    """Images of one process for one step. Optional fields are None unless a recipe asks for them."""
+
+    image: Tensor  # (B, 3, H, W) float32 RGB in [-1, 1], as the network sees it
+    label: Tensor  # (B,) int64, 0 .. classes - 1
+    key: Tensor  # (B, 2) int64: shard, key within the shard
+    score: Tensor | None = None  # (B,) or (B, k) float32, raw quality from a cache
+    twin: Tensor | None = None  # as image, before degradation
+    level: Tensor | None = None  # (B,) float32 in [0, 1): 1 - side / 112; 0 = not degraded
+    landmarks: Tensor | None = None  # (B, 5, 2) float32 in pixels of the 112 px image: x, y
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.image, self.label, self.key))
+
+    def __len__(self) -> int:
+        return self.image.shape[0]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device; copies overlap with computation where memory is pinned."""
+        moved = {
+            f.name: value.to(device, non_blocking=True)
+            for f in fields(self)
+            if (value := getattr(self, f.name)) is not None
+        }
+        return replace(self, **moved)
+
+
+class Backbone(Protocol):
+    """An nn.Module: (B, 3, input_size, input_size) RGB in [-1, 1] -> (B, embedding_size), not normalised.
+
+    It must not checkpoint its own activations, nor know of adapters.
+    """
+
+    embedding_size: int
+    input_size: int  # pixels
+    adapter_targets: tuple[str, ...]  # globs over module names that an adapter takes where a recipe names none
+    head_targets: tuple[str, ...]  # globs for the Linear layers of the head, the projection to the embedding
+    checkpoint_blocks: tuple[str, ...]  # globs for the repeated blocks whose activations may be recomputed
+
+
+@dataclass(slots=True)
+class MarginContext:
+    """What a margin may look at besides cosines and labels. All rows are those of the gathered, global batch."""
+
+    norm: Tensor  # (N, 1) float32: norms of the embeddings before normalisation, no gradient of its own shape
+    score: Tensor | None  # (N,) or (N, k) float32 raw quality scores, or None
+    generator: torch.Generator  # CPU, seeded by (seed, step): the same draw on every process
+    class_start: int  # global id of the first class this process holds
+    num_classes: int  # over all processes
+
+
+@runtime_checkable
+class Margin(Protocol):
+    """An nn.Module on cosines. Its parameters and buffers reach the optimizer and the checkpoint.
+
+    It may also define
+      reduce(logits, label, context) -> (N,) loss per image, in place of the distributed softmax;
+          sums over classes go through recognition.distributed.all_reduce_sum
+      extra(context) -> () a term added to the loss
+    """
+
+    def __call__(self, cosine: Tensor, label: Tensor, context: MarginContext) -> Tensor:
+        """cosine: (N, local classes) in [-1, 1]. label: (N,) column of the target, -1 where another process holds it.
+
+        Returns logits, same shape.
+        """
+
+
+@dataclass(slots=True)
+class ObjectiveContext:
+    """What an objective may look at besides the embeddings. Rows are those of the global batch unless said else."""
+
+    batch: Batch  # of this process only
+    score: Tensor | None
+    generator: torch.Generator  # CPU, seeded by (seed, step): the same draw on every process
+    model: nn.Module  # for a second forward, of a twin for example
+
+
+class Objective(Protocol):
+    """An nn.Module: a loss on embeddings, added to the classifier's with a weight."""
+
+    def __call__(self, embedding: Tensor, label: Tensor, context: ObjectiveContext) -> Tensor:
+        """embedding: (N, D) gathered with gradient, not normalised. label: (N,). Returns a scalar."""
+
+
+@dataclass(slots=True)
+class AttachReport:
+    """What an adapter did to a model."""
+
+    adapted: list[str]  # qualified names of the layers it adapted
+    skipped: list[str]  # matched by a pattern but not adaptable (grouped convolutions)
+
+
+class Adapter(Protocol):
+    """A way to adapt a backbone. What it declares is tested over the registry's names.
+
+    identity_at_start: the adapted model's output equals the base's bit for bit before the first step.
+    keeps_base_keys: every key of the base's state dict stays, with its value.
+    mergeable: "exact", "at_gate" (exactly, for one fixed gate) or "none".
+    needs_gate: its layers call gate.require().
+    freezes_base: the base's weights, statistics, dropout and DropPath stand still.
+    """
+
+    identity_at_start: bool
+    keeps_base_keys: bool
+    mergeable: Literal["exact", "at_gate", "none"]
+    needs_gate: bool
+    freezes_base: bool
+
+    def attach(self, backbone: nn.Module, gate: Gate) -> AttachReport:
+        """Change the backbone in place. The base is frozen already where freezes_base says so.
+
+        Optionally, parameter_groups(backbone) -> list of {"params": [...], "lr_scale": float} for groups of one's own.
+        """
+
+
+class Scorer(Protocol):
+    """An nn.Module without trainable parameters: (B, 3, H, W) RGB in [0, 1] -> (B,) float32, higher = better quality.
+
+    Deterministic, the same for an image alone and in a batch. ValueError for values outside [0, 1].
+    """
+
+    range: tuple[float, float]  # typical raw scores, worst and best
+    needs: Literal["image", "model", "landmarks"]
+    exportable: bool  # to ONNX
+
+
+Sides = Sequence[int | tuple[int, int]]  # pixels: N for N-against-N, (gallery, probe) where the two differ

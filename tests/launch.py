@@ -1,0 +1,44 @@
+"""Runs a function on several gloo processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as multiprocessing
+
+
+def run_processes(world_size: int, function: Callable, *arguments) -> list:
+    """What function(global_rank, *arguments) returned on each of `world_size` processes, in rank order.
+
+    function: module-level, so that a fresh process can find it. Results travel through torch.save.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        multiprocessing.spawn(
+            _worker, (world_size, _free_port(), folder, function, arguments), nprocs=world_size, join=True
+        )
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
+
+
+def _worker(rank: int, world_size: int, port: int, folder: str, function: Callable, arguments: tuple) -> None:
+    from recognition import distributed
+
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    distributed.start("cpu", timeout_minutes=2)
+    result = function(rank, *arguments)
+    torch.save(result, Path(folder) / f"{rank}.pt")
+    del result
+    distributed.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

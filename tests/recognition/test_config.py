@@ -1,0 +1,107 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recognition.config import ConfigError, load
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def recipe(tmp_path, text, name="mine.py"):
+    path = tmp_path / name
+    path.write_text("from easydict import EasyDict as edict\nconfig = edict()\n" + text)
+    return path
+
+
+def test_recipe_lies_over_base_and_keeps_siblings(tmp_path):
+    config = load(recipe(tmp_path, "config.optim = edict(lr=0.5)"))
+    assert config.optim.lr == 0.5 and config.optim.momentum == 0.9 and config.run.name == "mine"
+
+
+def test_another_plugin_name_drops_the_defaults_arguments(tmp_path):
+    config = load(recipe(tmp_path, 'config.margin = edict(name="arcface")'))
+    assert "margin" not in config.margin
+    config = load(recipe(tmp_path, "config.margin = edict(margin=0.3)"))
+    assert config.margin == {"name": "cosface", "margin": 0.3, "scale": 64.0}
+
+
+def test_backbone_weights_survive_another_backbone(tmp_path):
+    path = recipe(tmp_path, 'config.backbone = edict(weights="w.safetensors")')
+    child = tmp_path / "child.py"
+    child.write_text(
+        'from easydict import EasyDict as edict\nparent = "mine.py"\nconfig = edict(backbone=edict(name="r18"))\n'
+    )
+    assert path.exists() and load(child).backbone == {"name": "r18", "weights": "w.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("optim.lr=1e-4", "optim", "lr", 1e-4),
+        ("optim.lr=1", "optim", "lr", 1),
+        ("data.flip=false", "data", "flip", False),
+        ("run.name=7", "run", "name", "7"),
+        ("data.records=a.rec", "data", "records", "a.rec"),
+        ("degradation.sides=[7,28]", "degradation", "sides", [7, 28]),
+        ("margin.margin=0.2", "margin", "margin", 0.2),
+    ],
+)
+def test_overrides_are_typed_against_the_default(tmp_path, override, section, key, value):
+    assert load(recipe(tmp_path, ""), [override])[section][key] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("config.optim = edict(wieght_decay=1.0)", "config.optim.weight_decay"),
+        ('config.optim = edict(lr="fast")', "config.optim.lr is 'fast'; it takes a number"),
+        ("config.data = edict(flip=1)", "true or false"),
+        ("config.data = edict(batch_size=2.5)", "a whole number"),
+        ('config.adapter = edict(name="lroa")', "did you mean"),
+        ('config.adapter = edict(name="lora", rnak=8)', "unexpected argument 'rnak'; it takes (rank"),
+        ("config.optm = edict(lr=1.0)", "did you mean config.optim"),
+    ],
+)
+def test_faults_name_the_neighbours(tmp_path, text, said):
+    with pytest.raises(ConfigError) as error:
+        load(recipe(tmp_path, text))
+    assert said in str(error.value)
+
+
+def test_all_faults_come_at_once(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        load(recipe(tmp_path, "config.optim = edict(a=1, b=2)"), ["optim.c=3", "nonsense"])
+    assert len(str(error.value).splitlines()) == 4
+
+
+def test_a_missing_recipe_and_a_circle_of_parents_are_named(tmp_path):
+    recipe(tmp_path, "", "demo.py")
+    with pytest.raises(ConfigError, match=r"did you mean 'demo\.py'"):
+        load(tmp_path / "demmo.py")
+    circle = recipe(tmp_path, 'parent = "circle.py"', "circle.py")
+    with pytest.raises(ConfigError, match="circle"):
+        load(circle)
+
+
+@pytest.mark.parametrize("flag", ["--help", "--list"])
+def test_help_and_list_answer_without_torch(flag):
+    code = (
+        "import sys, runpy; sys.argv = ['tools/train.py', sys.argv[1]]\n"
+        "try: runpy.run_path('tools/train.py', run_name='__main__')\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, flag], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cosface" in done.stdout or "optim.lr" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for p in (ROOT / "configs").glob("*.py") if p.name != "base.py"), ids=lambda p: p.stem
+)
+def test_every_shipped_recipe_resolves_and_says_needs_run_expect(path):
+    load(path)
+    head = path.read_text().split('"""')[1]
+    assert all(word in head for word in ("Needs", "Run", "Expect")), f"{path.name} must say Needs, Run, Expect"

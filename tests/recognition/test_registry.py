@@ -1,0 +1,101 @@
+import sys
+
+import pytest
+
+from recognition.registry import KINDS, Registry
+
+PLUGIN = '''
+from plugins_of_test import THINGS
+
+@THINGS.register("{name}")
+class Thing:
+    """{summary}"""
+
+    def __init__(self, rank: int = 8, *, scaling: float = 1.0) -> None:
+        self.rank = rank
+'''
+
+
+@pytest.fixture
+def things(tmp_path, monkeypatch):
+    """A package of plugins on disk, and a function that drops another file into it."""
+    package = tmp_path / "plugins_of_test"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        'from recognition.registry import Registry\nTHINGS = Registry("thing", __name__)\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def drop(file, name, summary="One line."):
+        (package / f"{file}.py").write_text(PLUGIN.format(name=name, summary=summary))
+
+    yield drop
+    for module in [m for m in sys.modules if m.startswith("plugins_of_test")]:
+        del sys.modules[module]
+
+
+def registry():
+    from plugins_of_test import THINGS
+
+    return THINGS
+
+
+def test_a_dropped_file_is_found_without_import_and_made(things):
+    things("alpha", "alpha", "The first one.")
+    found = registry()
+    assert found.names() == ["alpha"] and found.summary("alpha") == "The first one."
+    assert found.signature("alpha") == "(rank: int=8, *, scaling: float=1.0)"
+    assert "plugins_of_test.alpha" not in sys.modules
+    assert found.create("alpha", rank=3).rank == 3
+
+
+def test_a_name_in_two_files_names_both_places(things):
+    things("alpha", "same")
+    things("beta", "same")
+    with pytest.raises(ValueError) as error:
+        registry().names()
+    assert "alpha.py" in str(error.value) and "beta.py" in str(error.value)
+
+
+def test_a_name_registered_again_at_run_time_names_both_places(things):
+    things("alpha", "same")
+    found = registry()
+    found.create("same")
+    with pytest.raises(ValueError, match="registered twice"):
+
+        @found.register("same")
+        class Other:
+            """Another."""
+
+
+def test_wrong_names_and_arguments_are_answered_with_neighbours(things):
+    things("alpha", "quality_lora")
+    found = registry()
+    with pytest.raises(ValueError, match="did you mean 'quality_lora'"):
+        found.create("quality_lroa")
+    with pytest.raises(ValueError, match=r"rnak.*rank: int"):
+        found.create("quality_lora", rnak=8)
+    with pytest.raises(ValueError, match=r"unexpected argument 'rnak'; it takes \(rank"):
+        found.check("quality_lora", ["rnak"])
+    found.check("quality_lora", ["rank", "scaling"])
+
+
+def test_entry_points_of_installed_packages_are_plugins(things, tmp_path, monkeypatch):
+    (tmp_path / "third_party.py").write_text('class Mine:\n    """From elsewhere."""\n\n    size = 5\n')
+    info = tmp_path / "third_party-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[lrface.things]\nmine = third_party:Mine\n")
+    things("alpha", "alpha")
+    found = registry()
+    assert found.names() == ["alpha", "mine"] and found.create("mine").size == 5
+    things("beta", "mine")
+    with pytest.raises(ValueError, match=r"beta\.py.*entry point third_party:Mine"):
+        Registry("thing", "plugins_of_test").names()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_shipped_plugin_has_a_summary(kind):
+    found = Registry(kind)
+    for name in found.names():
+        assert len(found.summary(name)) > 10, f"{kind} '{name}' needs a docstring whose first line tells what it is"

@@ -1,0 +1,83 @@
+"""Trains or adapts a face-recognition model by a recipe.
+
+torchrun --nproc-per-node 8 tools/train.py configs/petal_tinyface.py
+python tools/train.py configs/demo.py optim.lr=1e-3      any setting can be changed
+python tools/train.py configs/demo.py --dry-run          check everything, run one step, stop
+python tools/train.py --list                             every plugin of every kind
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from recognition import config as settings
+from recognition.registry import KINDS, Registry
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line. Answers --help without importing torch."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="settings and their defaults:\n" + settings.describe_settings(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", nargs="?", help="a file of configs/, or your own")
+    parser.add_argument("overrides", nargs="*", metavar="section.setting=value", help="laid over the recipe")
+    parser.add_argument("--dry-run", action="store_true", help="check config and data, show the plan, run one step")
+    parser.add_argument("--list", action="store_true", help="print every plugin with its summary and stop")
+    arguments = parser.parse_intermixed_args(argv)
+    if not arguments.recipe and not arguments.list:
+        parser.error("name a recipe, such as configs/demo.py, or ask for --list")
+    return arguments
+
+
+def list_plugins() -> str:
+    """Every plugin of every kind, one line each."""
+    lines = []
+    for kind in KINDS:
+        registry = Registry(kind)
+        lines += [f"{kind}s", *(f"  {name:<18} {registry.summary(name)}" for name in registry.names()), ""]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the recipe. Returns 0, or 2 where the settings or files cannot be used."""
+    arguments = parse(argv)
+    if arguments.list:
+        print(list_plugins())
+        return 0
+    speaks = os.environ.get("RANK", "0") == "0"  # one voice under torchrun
+    try:
+        config = settings.load(arguments.recipe, arguments.overrides)
+        missing = settings.missing_needs(config)
+        if missing:
+            raise settings.ConfigError("\n".join([*missing, "Or try it all on synthetic faces: make demo"]))
+    except settings.ConfigError as error:
+        if speaks:
+            print(f"{arguments.recipe}: {error}", file=sys.stderr)
+        return 2
+
+    from recognition import distributed
+    from recognition.trainer import Trainer
+
+    world = distributed.start(config.train.device)
+    try:
+        trainer = Trainer(config, world)
+        if arguments.dry_run:
+            trainer.dry_run()
+        else:
+            trainer.train()
+        trainer.close()
+    except (ValueError, OSError) as error:
+        if speaks:
+            print(f"{arguments.recipe}: {error}", file=sys.stderr)
+        return 2
+    trainer = None  # nothing may hold the process group when it stops
+    distributed.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
