@@ -1,0 +1,51 @@
+"""Layers that the transformer backbones share."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for whole images with probability `rate` while training (Huang et al. 2016).
+
+    x: (B, ...), one row per image. What is kept is scaled by 1 / (1 - rate).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"drop_path is {rate}; it must lie in [0, 1)")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        kept = x.new_empty(x.shape[0], *([1] * (x.dim() - 1))).bernoulli_(keep)
+        return x * (kept / keep)
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Rates of `depth` blocks, rising linearly from 0 to `last`."""
+    return [last * i / max(depth - 1, 1) for i in range(depth)]
+
+
+class Mlp(nn.Module):
+    """Linear, activation, Linear on the last axis, `hidden` wide inside."""
+
+    def __init__(self, width: int, hidden: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = activation
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+def initialise_linear(module: nn.Module) -> None:
+    """Truncated normal weights of deviation 0.02 and zero biases for a Linear; other modules keep torch's start."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,284 @@
+"""Weights from and to files: every format read, what is refused and with which words, strict loading."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recognition.weights import load_strictly, read_mxnet, read_weights, write_weights
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5))
+
+
+def saved(path: Path, thing: object) -> Path:
+    torch.save(thing, path)
+    return path
+
+
+def own(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return set(a) == set(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def mxnet_file(path: Path, arrays: dict[str, np.ndarray], version: int = 0xF993FAC9) -> Path:
+    """MXNet's list of arrays as its own writer lays it out."""
+    kinds = {"float32": 0, "float64": 1, "float16": 2, "uint8": 3, "int32": 4, "int8": 5, "int64": 6}
+    out = struct.pack("<QQQ", 0x112, 0, len(arrays))
+    for array in arrays.values():
+        out += struct.pack("<I", version) + (struct.pack("<i", 0) if version == 0xF993FAC9 else b"")
+        out += struct.pack(f"<I{array.ndim}q", array.ndim, *array.shape)
+        out += struct.pack("<iii", 1, 0, kinds[array.dtype.name]) + array.tobytes()
+    out += struct.pack("<Q", len(arrays))
+    for name in arrays:
+        out += struct.pack("<Q", len(name)) + name.encode()
+    path.write_bytes(out)
+    return path
+
+
+def test_safetensors_and_card_come_back(tmp_path):
+    path, tensors = tmp_path / "deep" / "net.safetensors", own(network())
+    tensors["transposed"] = torch.arange(6.0).view(2, 3).T
+    tensors["tied"] = tensors["3.weight"]
+    tensors["half"] = torch.ones(2, dtype=torch.bfloat16)
+    card = {"backbone": "r18", "arguments": {"embedding_size": 5}, "colour_order": "RGB"}
+    write_weights(path, tensors, card)
+    read = read_weights(path)
+    assert same(read.tensors, tensors) and read.card == card and read.adapter == {}
+    assert read.tensors["half"].dtype == torch.bfloat16
+    assert sorted(p.name for p in path.parent.iterdir()) == ["net.json", "net.safetensors"]
+    (tmp_path / "deep" / "net.json").unlink()
+    assert read_weights(path).card == {}
+
+
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "net.safetensors"
+    write_weights(path, {"a": torch.zeros(3)}, {"version": 1})
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        write_weights(path, {"a": torch.ones(3)}, {"version": 2})
+    assert read_weights(path).card == {"version": 1} and read_weights(path).tensors["a"].sum() == 0
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(ValueError, match=r"\.safetensors"):
+        write_weights(tmp_path / "net.pt", {"a": torch.zeros(3)}, {})
+
+
+def test_a_card_that_is_no_json_object_is_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    write_weights(path, {"a": torch.zeros(3)}, {})
+    (tmp_path / "net.json").write_text("[1]")
+    with pytest.raises(ValueError, match="list, not an object"):
+        read_weights(path)
+    (tmp_path / "net.json").write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state},
+        lambda state: {"state_dict_backbone": state, "epoch": 3, "state_dict_softmax_fc": {}},
+        lambda state: {f"module.{k}": v for k, v in state.items()},
+        lambda state: {f"module._orig_mod.{k}": v for k, v in state.items()},
+    ],
+)
+def test_torch_files_in_every_wrapping(tmp_path, wrap):
+    model = network()
+    read = read_weights(saved(tmp_path / "net.pt", wrap(model.state_dict())))
+    assert same(read.tensors, own(model))
+
+
+def test_torch_files_of_the_old_format(tmp_path):
+    model = network()
+    torch.save(model.state_dict(), tmp_path / "net.pth", _use_new_zipfile_serialization=False)
+    assert same(read_weights(tmp_path / "net.pth").tensors, own(model))
+
+
+def test_derived_buffers_are_dropped_by_their_last_name(tmp_path):
+    state = {"a.weight": torch.ones(1), "a.relative_position_index": torch.ones(2), "b.attn_mask": torch.ones(3)}
+    state |= {"attn_mask.weight": torch.ones(4), "bn.num_batches_tracked": torch.tensor(4)}
+    assert set(read_weights(saved(tmp_path / "net.pt", state)).tensors) == {"a.weight", "attn_mask.weight"}
+
+
+def test_adapter_tensors_are_handed_out_only_on_request(tmp_path):
+    state = {"qkv.weight": torch.ones(1), "qkv.trainable_lora_down.weight": torch.ones(2)}
+    path = saved(tmp_path / "net.pt", state)
+    with pytest.raises(ValueError, match=r"1 of a LoRA adapter.*with_adapter=True"):
+        read_weights(path)
+    read = read_weights(path, with_adapter=True)
+    assert set(read.tensors) == {"qkv.weight"} and set(read.adapter) == {"qkv.trainable_lora_down.weight"}
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.system, ("touch exploded",))
+
+
+@pytest.mark.parametrize(
+    ("thing", "words"),
+    [
+        ({"a": Bomb()}, "not unpickled"),
+        (nn.Linear(2, 2), "state_dict"),
+        ([torch.ones(1)], "list"),
+        ({"epoch": 3, "weight": torch.ones(1)}, "'epoch' \\(int\\)"),
+        ({}, "no weights"),
+        ({"bn.num_batches_tracked": torch.tensor(1)}, "no weights"),
+    ],
+)
+def test_torch_files_that_hold_other_things(tmp_path, monkeypatch, thing, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        read_weights(saved(tmp_path / "net.pt", thing))
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!DOCTYPE html><title>Sign in</title>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\x1f\x8b\x08\x00", "gzip"),
+        (b'{"backbone": "r18"}', "JSON"),
+        (pickle.dumps([1, 2], protocol=4), "pickle"),
+        (b"PK\x03\x04 and nothing else", "zip"),
+        (b"", "begins with b''"),
+        (struct.pack("<Q", 40) + b'{"a": {"dtype": "F32"}' + b" " * 40, "damaged"),
+        (struct.pack("<QQQ", 0x112, 0, 3), "cut short"),
+    ],
+)
+def test_other_files_are_named_for_what_they_look_like(tmp_path, content, words):
+    path = tmp_path / "net.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        read_weights(path)
+    assert str(path) in str(caught.value)
+
+
+def test_numpy_archives_folders_and_absent_files_are_refused(tmp_path):
+    np.savez(tmp_path / "net.npz", a=np.ones(3))
+    with pytest.raises(ValueError, match="npz"):
+        read_weights(tmp_path / "net.npz")
+    with pytest.raises(ValueError, match="folder"):
+        read_weights(tmp_path)
+    with pytest.raises(ValueError, match="no such file"):
+        read_weights(tmp_path / "absent.pt")
+
+
+def test_files_cut_short_are_refused(tmp_path):
+    state = {"a": torch.ones(1000)}
+    write_weights(tmp_path / "net.safetensors", state, {})
+    files = [tmp_path / "net.safetensors", saved(tmp_path / "net.pt", state)]
+    files.append(mxnet_file(tmp_path / "net.params", {"arg:a": np.ones(1000, np.float32)}))
+    for path in files:
+        whole = path.read_bytes()
+        for part in (len(whole) - 1, len(whole) // 2, 30):
+            path.write_bytes(whole[:part])
+            with pytest.raises(ValueError, match=path.name):
+                read_weights(path)
+
+
+@pytest.mark.parametrize("version", [0xF993FAC9, 0xF993FAC8])
+def test_mxnet_arrays_of_every_type(tmp_path, version):
+    kinds = (np.float32, np.float64, np.float16, np.uint8, np.int32, np.int8, np.int64)
+    arrays = {f"arg:{np.dtype(kind).name}": np.arange(6, dtype=kind).reshape(1, 2, 3) for kind in kinds}
+    path = mxnet_file(tmp_path / "net.params", arrays, version)
+    read = read_mxnet(path)
+    assert list(read) == list(arrays)
+    for name, array in arrays.items():
+        assert read[name].dtype == array.dtype and np.array_equal(read[name], array)
+    assert set(read_weights(path).tensors) == {name.removeprefix("arg:") for name in arrays}
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "words"),
+    [
+        (24, 0xF993FACB, "storage version"),
+        (28, 1, "sparse"),
+        (32, 0, "0 axes"),
+        (32, 10**6, "axes"),
+        (52, 9, "type 9"),
+        (36, 10**6, "cut short"),
+    ],
+)
+def test_damaged_mxnet_files_are_refused(tmp_path, at, value, words):
+    path = mxnet_file(tmp_path / "net.params", {"arg:a": np.ones(3, np.float32)})
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, at, value)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=words):
+        read_mxnet(path)
+
+
+def test_a_foreign_name_among_those_of_y1_is_refused(tmp_path):
+    arrays = {"arg:dconv_23_conv_sep_conv2d_weight": np.ones((2, 2, 1, 1), np.float32), "arg:other": np.ones(1)}
+    with pytest.raises(ValueError, match="'arg:other'"):
+        read_weights(mxnet_file(tmp_path / "net.params", arrays))
+
+
+def test_names_of_y1_in_the_real_file(real_data):
+    path = real_data / "weights" / "mobilefacenet_y1-0000.params"
+    raw, read = read_mxnet(path), read_weights(path)
+    with np.load(real_data / "weights" / "mobilefacenet_y1.npz") as again:
+        assert set(raw) == set(again) and all(np.array_equal(raw[name], again[name]) for name in raw)
+    assert len(read.tensors) == len(raw) == 284 and read.card["backbone"] == "mobilefacenet_y1"
+    pairs = {
+        "conv_1_conv2d_weight": "layers.0.layers.0.weight",
+        "conv_2_dw_batchnorm_beta": "layers.1.layers.1.bias",
+        "dconv_34_conv_proj_conv2d_weight": "layers.4.layers.2.layers.0.weight",
+        "res_4_block5_conv_dw_relu_gamma": "layers.5.layers.5.layers.1.layers.2.weight",
+        "conv_6dw7_7_conv2d_weight": "features.layers.0.layers.0.weight",
+    }
+    for theirs, ours in pairs.items():
+        assert np.array_equal(raw[f"arg:{theirs}"], read.tensors[ours].numpy())
+    assert (read.tensors["features.layers.3.weight"] == 1).all()
+
+
+def test_strict_loading_copies_everything():
+    source, target = network(), network()
+    with torch.no_grad():
+        source[1].running_mean.fill_(3)
+    target[1].num_batches_tracked.fill_(7)
+    load_strictly(target, {k: v.half() for k, v in own(source).items()}, "net.pt")
+    assert target[0].weight.dtype == torch.float32
+    assert torch.allclose(target[0].weight, source[0].weight, atol=1e-3) and (target[1].running_mean == 3).all()
+    assert target[1].num_batches_tracked == 7
+
+
+def test_strict_loading_lists_what_does_not_fit():
+    target = network()
+    before = {k: v.clone() for k, v in own(target).items()}
+    tensors = own(network())
+    tensors["0.weight"] = torch.ones(9, 9)
+    del tensors["3.bias"]
+    tensors |= {f"extra.{i}": torch.ones(1) for i in range(6)}
+    with pytest.raises(ValueError) as caught:
+        load_strictly(target, tensors, "net.pt")
+    message = str(caught.value)
+    assert message.startswith("net.pt: ")
+    assert "1 missing: 3.bias" in message
+    assert "6 unexpected: extra.0, extra.1, extra.2, extra.3, and 2 more" in message
+    assert "1 of another shape: 0.weight (9, 9) instead of (4, 3, 3, 3)" in message
+    assert same(own(target), before)
+
+
+def test_the_card_is_plain_json(tmp_path):
+    write_weights(tmp_path / "net.safetensors", {"a": torch.zeros(1)}, {"licence": "für alle"})
+    assert json.loads((tmp_path / "net.json").read_text(encoding="utf-8")) == {"licence": "für alle"}
