@@ -18,8 +18,13 @@ def run_processes(world_size: int, function: Callable, *arguments) -> list:
     function: module-level, so that a fresh process can find it. Results travel through torch.save.
     """
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(
-            _worker, (world_size, _free_port(), folder, function, arguments), nprocs=world_size, join=True
+        # one warm parent forks them all: importing torch afresh costs seconds for each process
+        multiprocessing.set_forkserver_preload(["torch", "torch._dynamo", "torch.optim", "recognition.distributed"])
+        multiprocessing.start_processes(
+            _worker,
+            (world_size, _free_port(), folder, function, arguments),
+            nprocs=world_size,
+            start_method="forkserver",
         )
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
 

@@ -1,0 +1,73 @@
+"""What margins on the target's cosine share: logits whose target column has a value and a slope of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# d cos(a theta + b) / d cos(theta) divides by sin(theta), which vanishes at cosine +-1. Below this angle in radians the
+# slope fades to 0, so that the gradient stays finite; a float32 cosine resolves 3.5e-4 rad there.
+SMALLEST_SINE = 1e-3
+
+Edit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def with_target(cosine: Tensor, label: Tensor, scale: float, edit: Edit) -> Tensor:
+    """scale * cosine, but for the target column of each row, whose value and gradient `edit` gives.
+
+    cosine: (N, classes) in [-1, 1], any float dtype. label: (N,) column of the target, -1 = no target in this row.
+    edit(target (P,), rows (P,)) -> (value (P,), slope (P,)): from the target cosines, without gradient, and the rows
+    they stand in, the target's value before scaling and its derivative by the cosine. A gradient of `value` by
+    something else, a norm or a parameter, flows.
+    Returns (N, classes) float32 logits (float64 for float64 cosines). Costs one buffer of that size, keeps none.
+    """
+    cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
+    rows = (label >= 0).nonzero().squeeze(1)
+    columns = label[rows]
+    value, slope = edit(cosine.detach()[rows, columns].clamp(-1.0, 1.0), rows)
+    return _WithTarget.apply(cosine, value, slope, rows, columns, scale)
+
+
+class _WithTarget(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, cosine: Tensor, value: Tensor, slope: Tensor, rows: Tensor, columns: Tensor, scale: float
+    ) -> Tensor:
+        ctx.scale = scale
+        ctx.save_for_backward(slope, rows, columns)
+        logits = cosine * scale
+        logits[rows, columns] = value * scale
+        return logits
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        slope, rows, columns = ctx.saved_tensors
+        scaled = gradient * ctx.scale
+        of_target = scaled[rows, columns]
+        scaled[rows, columns] = of_target * slope
+        return scaled, of_target, None, None, None, None
+
+
+def angular(target: Tensor, m1: float, m2: float, m3: float) -> tuple[Tensor, Tensor]:
+    """cos(m1 * theta + m2) - m3 and its derivative by cos(theta); target: (P,) cosines in [-1, 1].
+
+    Nothing is folded: where m1 * theta + m2 > pi the value rises again and the slope is negative.
+    """
+    angle = target.acos() * m1 + m2
+    sine = ((1 - target) * (1 + target)).sqrt()
+    return angle.cos() - m3, angle.sin() * m1 / sine.clamp_min(SMALLEST_SINE)
+
+
+def check_scale(scale: float) -> None:
+    """ValueError unless the softmax's scale is a positive number."""
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"margin.scale is {scale}; it must be a positive number, 64 in most recipes")
+
+
+def check_margin(name: str, value: float, low: float, high: float) -> None:
+    """ValueError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise ValueError(f"margin.{name} is {value}; it must lie in {low:g} .. {high:g}")

@@ -1,0 +1,100 @@
+"""The classifier's value and gradient in one process: exactness, precision, filter, devices."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recognition.margins import MARGINS
+from recognition.partial_fc import PartialFC
+from tests.recognition.test_partial_fc import D, batch_of, close
+
+
+def test_the_loss_is_exact_where_a_clamped_probability_would_end_at_69():
+    classifier = PartialFC(2, 2, MARGINS.create("cosface"))
+    classifier.init_centres(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    loss = classifier(torch.tensor([[-3.0, 0.0]]), torch.tensor([0]))
+    assert loss.item() == pytest.approx(64 * 2.4)
+
+
+def test_low_precision_embeddings_are_compared_in_float32():
+    classifier = PartialFC(D, 25, MARGINS.create("arcface"))
+    embedding, label, _ = batch_of(25, 7)
+    low = embedding.bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = classifier(low, label)
+        loss.backward()
+    gradient, classifier.weight.grad = classifier.weight.grad, None
+    high = low.detach().float().requires_grad_()
+    wanted = classifier(high, label)
+    wanted.backward()
+    assert loss.dtype == torch.float32 and torch.equal(loss, wanted)
+    assert torch.equal(gradient, classifier.weight.grad)
+    assert low.grad.dtype == torch.bfloat16 and torch.equal(low.grad, high.grad.bfloat16())
+
+
+def test_gradients_by_finite_differences():
+    """The exact gradient, the filter's and the normalisations', coordinate by coordinate in float64."""
+    classifier = PartialFC(D, 9, MARGINS.create("arcface", gradient="exact", scale=4.0), filter_threshold=0.2).double()
+    embedding, label, _ = batch_of(9, 5)
+    embedding, weight = embedding.double().requires_grad_(), classifier.weight
+    edge = (F.normalize(embedding) @ F.normalize(weight).T - 0.2).abs().min()
+    assert edge > 1e-4, "a cosine at the filter's edge has no derivative"
+    classifier(embedding, label).backward()
+    with torch.no_grad():
+        for values, step in ((embedding, 1e-6), (weight, 1e-8)):
+            found = torch.zeros_like(values)
+            for i in range(values.numel()):
+                kept = values.view(-1)[i].item()
+                for sign in (1, -1):
+                    values.view(-1)[i] = kept + sign * step
+                    found.view(-1)[i] += sign * classifier(embedding, label) / (2 * step)
+                values.view(-1)[i] = kept
+            close(values.grad, found, 1e-6)
+
+
+def test_filtered_negatives_count_as_cosine_zero_and_rest():
+    centres = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]))
+    classifier = PartialFC(2, 3, MARGINS.create("cosface", margin=0.0, scale=8.0), filter_threshold=0.5)
+    classifier.init_centres(centres)
+    loss = classifier(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(math.exp(8) + 1 + 1) - 8, abs=1e-6)
+    assert classifier.weight.grad[1].eq(0).all() and classifier.weight.grad[2].ne(0).any()
+
+
+def test_a_second_backward_is_refused():
+    loss = PartialFC(D, 9, MARGINS.create("arcface"))(*batch_of(9, 5)[:2])
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rate", [1.0, 0.1])
+def test_cuda_equals_the_cpu(rate):
+    batch, found = batch_of(1000, 7)[:2], []
+    for device in ("cpu", "cuda"):
+        classifier = PartialFC(D, 1000, MARGINS.create("arcface"), sample_rate=rate).to(device)
+        optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1, momentum=0.9)
+        classifier.bind(optimizer)
+        classifier.sample = lambda label, step: torch.cat([label, torch.arange(90).to(label)]).unique()  # one draw
+        loss = classifier(*(part.to(device) for part in batch))
+        loss.backward()
+        optimizer.step()
+        found.append({"loss": loss.detach().cpu(), **{k: v.cpu() for k, v in classifier.tensors(optimizer).items()}})
+    for name, value in found[0].items():
+        close(found[1][name], value)
+
+
+@pytest.mark.gpu
+def test_a_draw_on_cuda_depends_on_seed_and_step():
+    classifier = PartialFC(D, 1000, MARGINS.create("cosface"), sample_rate=0.1).to("cuda")
+    label = torch.tensor([999, 0, 5], device="cuda")
+    rows = classifier.sample(label, step=3)
+    assert len(rows) == 100 and torch.isin(label, rows).all()
+    assert torch.equal(rows, classifier.sample(label, step=3))
+    assert not torch.equal(rows, classifier.sample(label, step=4))
