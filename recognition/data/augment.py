@@ -1,0 +1,70 @@
+"""From decoded pixels to what the network sees: degrade, flip, normalise; the same for every loader and device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from recognition.data import _draws
+from recognition.data.degrade import Degradation, apply
+
+
+class Finished(NamedTuple):
+    """A batch ready for the network, all on one device."""
+
+    image: Tensor  # (B, 3, H, W) float32 RGB in [-1, 1]
+    level: Tensor  # (B,) float32 in [0, 1): 1 - side / 112; 0 = not degraded
+    twin: Tensor | None  # as image, flipped alike but not degraded; None unless asked for
+    flipped: Tensor  # (B,) bool: mirrored left to right (landmarks have to follow)
+
+
+def flips(seed: int, positions: ArrayLike) -> np.ndarray:
+    """(B,) bool, half of them True: a pure function of seed and global position."""
+    return _draws.uniform(seed, _draws.FLIP, positions) < 0.5
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) contiguous float32, x / 127.5 - 1."""
+    return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1
+
+
+def finish(
+    images: Tensor,
+    positions: ArrayLike,
+    *,
+    seed: int,
+    flip: bool,
+    degradation: Degradation | None,
+    device: torch.device | str,
+    fields: Sequence[str] = (),
+) -> Finished:
+    """Degrade, flip and normalise on `device`.
+
+    images: (B, H, W, 3) uint8 RGB on any device. positions: (B,) global positions in the sample order, from which flips
+    and degradations are drawn. fields: names of optional fields of Batch; of those only "twin" costs anything here.
+    """
+    positions = np.asarray(positions)
+    if len(positions) != len(images):
+        raise ValueError(f"{len(images)} images with {len(positions)} positions: each image needs its own")
+    clean = images.to(device, non_blocking=True)
+    seen, level = clean, np.zeros(len(images), np.float32)
+    if degradation is not None:
+        draw = degradation.draw(seed, positions)
+        seen, level = apply(clean, draw), draw.level
+    flipped = torch.from_numpy(flips(seed, positions) if flip else np.zeros(len(images), bool))
+    flipped = flipped.to(device, non_blocking=True)
+
+    def ready(x: Tensor) -> Tensor:
+        return normalise(torch.where(flipped[:, None, None, None], x.flip(2), x) if flip else x)
+
+    return Finished(
+        image=ready(seen),
+        level=torch.from_numpy(level).to(device, non_blocking=True),
+        twin=ready(clean) if "twin" in fields else None,
+        flipped=flipped,
+    )

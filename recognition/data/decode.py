@@ -1,0 +1,74 @@
+"""What all loaders share: the decoder that is the reference, and the way from decoded pixels to a Batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from recognition.data.augment import finish
+from recognition.data.degrade import Degradation
+from recognition.data.records import Records
+from recognition.registry import nearest
+from recognition.types import Batch
+
+FIELDS = ("twin", "level")  # optional fields of Batch that loaders fill
+
+
+def decode(encoded: bytes, image_size: int, where: str) -> np.ndarray:
+    """Encoded image -> uint8 (image_size, image_size, 3) RGB; bilinear resize where the stored size differs.
+
+    where: the record's file and key, for the message. ValueError where the bytes are no readable image.
+    """
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+    if image is None:
+        raise unreadable(encoded, where)
+    if image.shape[:2] != (image_size, image_size):
+        image = cv2.resize(image, (image_size, image_size), interpolation=cv2.INTER_LINEAR)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def unreadable(encoded: bytes, where: str) -> ValueError:
+    """The error for a record that does not decode, the same from every loader."""
+    return ValueError(
+        f"{where}: {len(encoded)} bytes that do not decode as an image (truncated or damaged); "
+        "`python tools/inspect_records.py` lists every such record"
+    )
+
+
+def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple; ValueError for one that loaders do not fill."""
+    for field in fields:
+        if field not in FIELDS:
+            raise ValueError(f"loaders fill no batch field '{field}'{nearest(field, FIELDS)}")
+    return tuple(fields)
+
+
+def as_batch(
+    images: Tensor,
+    positions: np.ndarray,
+    indices: np.ndarray,
+    records: Records,
+    *,
+    degradation: Degradation | None,
+    flip: bool,
+    seed: int,
+    device: torch.device,
+    fields: Sequence[str],
+) -> Batch:
+    """Decoded images, uint8 (B, H, W, 3) RGB on any device, with labels and keys of their records, ready on `device`.
+
+    positions: (B,) in the sample order. indices: (B,) record numbers. fields: of FIELDS, those to fill.
+    """
+    done = finish(images, positions, seed=seed, flip=flip, degradation=degradation, device=device, fields=fields)
+    key = np.stack([records.shard[indices], records.key[indices]], axis=1).astype(np.int64)
+    return Batch(
+        image=done.image,
+        label=torch.from_numpy(records.labels[indices]).to(device, non_blocking=True),
+        key=torch.from_numpy(key).to(device, non_blocking=True),
+        twin=done.twin,
+        level=done.level if "level" in fields else None,
+    )

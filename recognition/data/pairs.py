@@ -1,0 +1,332 @@
+"""Verification pairs: InsightFace .bin files through a restricted unpickler, and pairs of records by key."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from recognition.data.records import Records
+
+
+class PairFileError(ValueError):
+    """A file of pairs that cannot be used: damaged, of another form, or asking to run something."""
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Pairs of face images, genuine and impostor. Each image is held once, however many pairs it is in."""
+
+    name: str
+    images: Sequence[bytes]  # encoded
+    first: np.ndarray  # (P,) int64, positions in images; the gallery side where the two sides differ
+    second: np.ndarray  # (P,) int64; the probe side
+    same: np.ndarray  # (P,) bool: one person
+    fold: np.ndarray | None = None  # (P,) int64; None where the file knows none
+
+    def __post_init__(self) -> None:
+        sizes = {len(a) for a in (self.first, self.second, self.same, self.fold) if a is not None}
+        if len(sizes) != 1 or 0 in sizes:
+            raise ValueError(
+                f"pair set '{self.name}': first, second, same and fold must be of one length > 0, got {sorted(sizes)}"
+            )
+        positions = np.concatenate([self.first, self.second])
+        if positions.min() < 0 or positions.max() >= len(self.images):
+            raise ValueError(f"pair set '{self.name}' speaks of images outside 0 .. {len(self.images) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.same)
+
+
+class RecordImages(Sequence[bytes]):
+    """Encoded images of some records, read when asked for. Several record sets follow one another."""
+
+    def __init__(self, *parts: tuple[Records, np.ndarray]) -> None:
+        """parts: a record set and the (n,) int64 numbers of its records."""
+        self._records = [records for records, _ in parts]
+        self._part = np.repeat(np.arange(len(parts)), [len(indices) for _, indices in parts])
+        self._index = np.concatenate([np.asarray(indices, np.int64) for _, indices in parts])
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @overload
+    def __getitem__(self, i: int) -> bytes: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[bytes]: ...
+    def __getitem__(self, i: int | slice) -> bytes | list[bytes]:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        return self._records[self._part[i]].read(int(self._index[i]))
+
+    def where(self, i: int) -> str:
+        """File and key of image i, for messages."""
+        return self._records[self._part[i]].where(int(self._index[i]))
+
+
+def read_bin(path: str | Path) -> PairSet:
+    """An InsightFace verification .bin: a pickle of (2P encoded images, P booleans); entries bytes or uint8 arrays.
+
+    Nothing in the file is run: the few names that such files use stand for inert data holders, any other name is an
+    error. FileNotFoundError for no file; PairFileError for a damaged one, one of another form, and one that asks for
+    a name outside the list. The file knows no folds: verification cuts it in ten.
+    """
+    path = Path(path)
+    data = path.read_bytes()
+    try:
+        content = _Restricted(io.BytesIO(data), encoding="bytes").load()
+    except _Refused as refused:
+        raise PairFileError(
+            f"{path} was refused: as a pickle it wants to run {refused}, which no set of face pairs needs; "
+            "never open it with pickle.load, and get the file again from where you trust it"
+        ) from None
+    except _DAMAGED as error:
+        raise PairFileError(
+            f"{path} ({len(data)} bytes) is truncated, damaged or no verification .bin: {error}; copy it again"
+        ) from None
+    if not isinstance(content, tuple | list) or len(content) != 2 or not isinstance(content[0], list):
+        raise PairFileError(f"{path} holds no pair of (images, booleans), so it is no verification .bin")
+    same = _booleans(content[1], path)
+    if len(content[0]) != 2 * len(same) or not len(same):
+        raise PairFileError(f"{path} holds {len(content[0])} images for {len(same)} pairs; two for each are wanted")
+    position: dict[bytes, int] = {}
+    rows = [position.setdefault(_image(entry, i, path), len(position)) for i, entry in enumerate(content[0])]
+    both = np.array(rows, np.int64)
+    return PairSet(path.stem, list(position), both[0::2], both[1::2], same)
+
+
+def write_bin(path: str | Path, pairs: PairSet) -> None:
+    """Write the pairs as an InsightFace verification .bin, readable by its tools and by read_bin.
+
+    The format has no folds: readers cut the pairs in ten blocks, so an order in which such a block holds one class only
+    (all genuine pairs first) is of no use to them.
+    """
+    images = [bytes(pairs.images[i]) for i in range(len(pairs.images))]
+    rows = np.stack([pairs.first, pairs.second], 1).ravel()
+    with open(path, "wb") as file:
+        pickle.dump(([images[i] for i in rows], [bool(s) for s in pairs.same]), file, protocol=4)
+
+
+def read_pairs(records: Records, csv_path: str | Path) -> PairSet:
+    """Pairs of records by key, from a table with the columns key_1, key_2, same (0 or 1) and, where known, fold.
+
+    Records of several shards also need shard_1 and shard_2. Images are read when they are asked for.
+    FileNotFoundError for no table; PairFileError, with the table's line, for a key that the records do not hold.
+    """
+    path = Path(csv_path)
+    with open(path, newline="") as file:
+        table = csv.DictReader(file)
+        columns = table.fieldnames or []
+        missing = [c for c in ("key_1", "key_2", "same") if c not in columns]
+        if missing:
+            raise PairFileError(f"{path} has no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}")
+        rows = [_read_row(row, records, f"{path}, line {table.line_num}") for row in table]
+    if not rows:
+        raise PairFileError(f"{path} holds no pairs")
+    first, second, same = (np.array([row[k] for row in rows]) for k in range(3))
+    fold = np.array([row[3] for row in rows], np.int64) if "fold" in columns else None
+    indices, positions = np.unique(np.concatenate([first, second]), return_inverse=True)
+    return PairSet(
+        path.stem, RecordImages((records, indices)), positions[: len(rows)], positions[len(rows) :], same == 1, fold
+    )
+
+
+def draw_pairs(records: Records, count: int, seed: int = 0, *, folds: int = 10) -> PairSet:
+    """Pairs drawn from records by a seed: half of them genuine, each fold with people of its own, no pair twice.
+
+    count: pairs in all, a multiple of 2 * folds.
+    ValueError where the records hold too few people or images for so many pairs.
+    """
+    if count < 1 or count % (2 * folds):
+        raise ValueError(f"{count} pairs cannot be shared among {folds} folds of two halves: take a multiple")
+    generator = np.random.default_rng(seed)
+    people = generator.permutation(np.unique(records.labels))
+    order = np.argsort(records.labels, kind="stable")
+    begin, end = (np.searchsorted(records.labels[order], people, side) for side in ("left", "right"))
+    first, second, same, fold = [], [], [], []
+    for f in range(folds):
+        images = [order[b:e] for b, e in zip(begin[f::folds], end[f::folds], strict=True)]
+        for genuine in (True, False):
+            drawn = _draw(images, genuine, count // (2 * folds), generator)
+            first += [a for a, _ in drawn]
+            second += [b for _, b in drawn]
+            same += [genuine] * len(drawn)
+            fold += [f] * len(drawn)
+    indices, positions = np.unique(np.array(first + second, np.int64), return_inverse=True)
+    half = len(first)
+    return PairSet(
+        "drawn",
+        RecordImages((records, indices)),
+        positions[:half],
+        positions[half:],
+        np.array(same),
+        np.array(fold, np.int64),
+    )
+
+
+def _draw(images: list[np.ndarray], genuine: bool, count: int, generator: np.random.Generator) -> list[tuple[int, int]]:
+    usable = [own for own in images if len(own) > 1] if genuine else [own for own in images if len(own)]
+    drawn: dict[tuple[int, int], None] = {}
+    for _ in range(100 * count):
+        if len(drawn) == count or len(usable) < (1 if genuine else 2):
+            break
+        if genuine:
+            pair = generator.choice(usable[generator.integers(len(usable))], 2, replace=False)
+        else:
+            pair = [generator.choice(usable[p]) for p in generator.choice(len(usable), 2, replace=False)]
+        a, b = (int(i) for i in pair)
+        if (b, a) not in drawn:
+            drawn[a, b] = None
+    if len(drawn) < count:
+        kind = "genuine" if genuine else "impostor"
+        raise ValueError(
+            f"a fold of {len(images)} people gives {len(drawn)} {kind} pairs, {count} are wanted: ask for fewer pairs"
+        )
+    return list(drawn)
+
+
+def _read_row(row: dict[str, str], records: Records, place: str) -> tuple[int, int, int, int]:
+    try:
+        first, second = (
+            _find(records, int(row.get(f"shard_{side}") or 0), int(row[f"key_{side}"]), place) for side in (1, 2)
+        )
+        same, fold = int(row["same"]), int(row.get("fold") or 0)
+    except PairFileError:
+        raise
+    except (TypeError, ValueError):
+        raise PairFileError(f"{place}: {row} does not hold whole numbers") from None
+    if same not in (0, 1):
+        raise PairFileError(f"{place}: same is {same}; it must be 0 or 1")
+    return first, second, same, fold
+
+
+def _find(records: Records, shard: int, key: int, place: str) -> int:
+    if not 0 <= shard < len(records.shards):
+        raise PairFileError(f"{place}: shard {shard} is asked for, the records have {len(records.shards)}")
+    try:
+        return records.index_of(shard, key)
+    except (KeyError, ValueError) as error:
+        raise PairFileError(f"{place}: the records hold no image of key {key} in shard {shard}: {error}") from None
+
+
+class _Refused(pickle.UnpicklingError):
+    """Carries the name that a pickle asked for."""
+
+
+# what a damaged stream can make the unpickler raise
+_DAMAGED = (
+    *(pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, KeyError, IndexError),
+    *(OverflowError, MemoryError, RecursionError),
+)
+
+
+class _Inert:
+    """Stands in for a name in a pickle: it keeps data and can do nothing.
+
+    Every stand-in is a class with __setstate__: pickle's BUILD would else write attributes into it.
+    """
+
+    def __setstate__(self, state: object) -> None:
+        raise _Refused(f"an assignment to {type(self).__name__.strip('_').lower()}")
+
+
+class _Encode(_Inert):
+    """_codecs.encode(text, "latin1"): how protocol 2 writes bytes."""
+
+    def __new__(cls, text: str, codec: str | bytes = "latin1") -> bytes:  # type: ignore[misc]
+        if not isinstance(text, str) or codec not in ("latin1", "latin-1", b"latin1", b"latin-1"):
+            raise _Refused(f"_codecs.encode with {codec!r}")
+        return text.encode("latin1")
+
+
+class _Dtype(_Inert):
+    """numpy.dtype of single bytes and booleans."""
+
+    def __init__(self, code: str | bytes, *flags: object) -> None:
+        self.code = code.decode() if isinstance(code, bytes) else code
+        if self.code not in ("u1", "|u1", "b1", "|b1"):
+            raise _Refused(f"numpy.dtype({self.code!r})")
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order and flags, which single bytes do not have."""
+
+
+class _Array(_Inert):
+    """numpy.ndarray; `value` is there once its state was read."""
+
+    value: np.ndarray
+
+    def __setstate__(self, state: object) -> None:
+        _, shape, dtype, _, data = state  # type: ignore[misc]
+        self.value = _view(data, dtype, shape)
+
+
+class _Reconstruct(_Inert):
+    """numpy.core.multiarray._reconstruct."""
+
+    def __new__(cls, kind: type, shape: object, code: object) -> _Array:  # type: ignore[misc]
+        return _Array()
+
+
+class _FromBuffer(_Inert):
+    """numpy.core.numeric._frombuffer: arrays in protocol 5."""
+
+    def __new__(cls, data: bytes, dtype: _Dtype, shape: tuple, order: str) -> _Array:  # type: ignore[misc]
+        array = _Array()
+        array.value = _view(data, dtype, shape)
+        return array
+
+
+class _Scalar(_Inert):
+    """numpy.core.multiarray.scalar of a boolean."""
+
+    def __new__(cls, dtype: _Dtype, data: bytes) -> bool:  # type: ignore[misc]
+        return bool(_view(data, dtype, ())[()])
+
+
+def _view(data: object, dtype: object, shape: object) -> np.ndarray:
+    if not isinstance(data, bytes | bytearray) or not isinstance(dtype, _Dtype):
+        raise pickle.UnpicklingError("an array whose content is no bytes")
+    return np.frombuffer(bytes(data), dtype.code).reshape(shape)  # type: ignore[call-overload]
+
+
+_NAMES: dict[tuple[str, str], type[_Inert]] = {
+    ("_codecs", "encode"): _Encode,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+}
+for _core in ("numpy.core", "numpy._core"):
+    _NAMES[f"{_core}.multiarray", "_reconstruct"] = _Reconstruct
+    _NAMES[f"{_core}.multiarray", "scalar"] = _Scalar
+    _NAMES[f"{_core}.numeric", "_frombuffer"] = _FromBuffer
+
+
+class _Restricted(pickle.Unpickler):
+    """Knows the names of _NAMES and no other; nothing is imported."""
+
+    def find_class(self, module: str, name: str) -> type[_Inert]:
+        if (module, name) not in _NAMES:
+            raise _Refused(f"{module}.{name}")
+        return _NAMES[module, name]
+
+
+def _image(entry: object, i: int, path: Path) -> bytes:
+    if isinstance(entry, _Array) and hasattr(entry, "value"):
+        entry = entry.value.tobytes()
+    if not isinstance(entry, bytes | bytearray) or not entry:
+        raise PairFileError(f"{path}: entry {i} is no encoded image but {type(entry).__name__} (empty or another type)")
+    return bytes(entry)
+
+
+def _booleans(entries: object, path: Path) -> np.ndarray:
+    if isinstance(entries, _Array) and hasattr(entries, "value"):
+        entries = entries.value.ravel().tolist()
+    if not isinstance(entries, list | tuple) or any(e not in (0, 1) for e in entries):
+        raise PairFileError(f"{path} holds no list of booleans (one person or two) beside its images")
+    return np.array(entries, bool)

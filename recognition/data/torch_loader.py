@@ -1,0 +1,161 @@
+"""Batches decoded by OpenCV in the worker processes of torch's DataLoader; runs everywhere."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from recognition.data.decode import as_batch, check_fields, decode
+from recognition.data.degrade import Degradation
+from recognition.data.order import SampleOrder
+from recognition.data.records import Records
+from recognition.types import IMAGE_SIZE, Batch
+
+PREFETCH = 4  # batches each worker decodes ahead: covers the computation of an epoch's permutation and slow reads
+
+
+class TorchLoader:
+    """Endless batches of this process, decoded by OpenCV. Workers only decode; the rest is done on `device`.
+
+    workers: processes that decode; 0 decodes in the calling process. flip: mirror half of the images.
+    degradation: None leaves every image as stored. seed: of flips and degradations, functions of (seed, position).
+    fields: optional fields of Batch to fill, such as "twin" or "level".
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        order: SampleOrder,
+        degradation: Degradation | None,
+        *,
+        image_size: int = IMAGE_SIZE,
+        workers: int = 1,
+        flip: bool = True,
+        seed: int = 0,
+        device: torch.device,
+        fields: Sequence[str] = (),
+    ) -> None:
+        self.records = records
+        self.order = order
+        self.degradation = degradation
+        self.image_size = image_size
+        self.workers = workers
+        self.flip = flip
+        self.seed = seed
+        self.device = torch.device(device)
+        self.fields = check_fields(fields)
+
+    def batches(self, first_step: int = 0) -> Iterator[Batch]:
+        """Batches of step first_step, first_step + 1, ... without end, the same whatever the number of workers.
+
+        Closing the iterator (or dropping it) ends the workers. ValueError names the file and key of a record that does
+        not decode.
+        """
+        with closing(self._decoded(first_step)) as decoded:
+            for images, positions, indices in decoded:
+                yield as_batch(
+                    images,
+                    positions,
+                    indices,
+                    self.records,
+                    degradation=self.degradation,
+                    flip=self.flip,
+                    seed=self.seed,
+                    device=self.device,
+                    fields=self.fields,
+                )
+
+    def _decoded(self, first_step: int) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+        loader = DataLoader(
+            _Decoder(self.records, self.image_size),
+            batch_sampler=_Steps(self.order, first_step),
+            num_workers=self.workers,
+            collate_fn=_as_is,
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=PREFETCH if self.workers else None,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # else every iterator would advance the global one
+        )
+        iterator = iter(loader)
+        # torch ends workers when the iterator is collected. A traceback may hold it until the interpreter exits, and
+        # multiprocessing then kills the workers, which torch reports as a failure. No public name does it sooner.
+        end = iterator._shutdown_workers if self.workers else _nothing
+        atexit.register(end)
+        try:
+            for found in iterator:
+                if isinstance(found, _Unreadable):
+                    raise ValueError(found.message)
+                yield found
+        finally:
+            atexit.unregister(end)
+            end()
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(slots=True)
+class _Unreadable:
+    """What a worker hands back in place of images: raised, it would arrive wrapped in the worker's traceback."""
+
+    message: str
+
+
+class _Steps(Sampler):
+    """(positions, indices) of step first_step, first_step + 1, ...; permutations stay in the main process."""
+
+    def __init__(self, order: SampleOrder, first_step: int) -> None:
+        self.order = order
+        self.first_step = first_step
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        step = self.first_step
+        while True:
+            positions = self.order.positions(step)
+            yield positions, self.order.indices(positions)
+            step += 1
+
+
+class _Decoder(Dataset):
+    def __init__(self, records: Records, image_size: int) -> None:
+        self.records = records
+        self.image_size = image_size
+
+    def __getitems__(
+        self, wanted: tuple[np.ndarray, np.ndarray]
+    ) -> tuple[Tensor, np.ndarray, np.ndarray] | _Unreadable:
+        positions, indices = wanted
+        images = np.empty((len(indices), self.image_size, self.image_size, 3), np.uint8)
+        try:
+            for row, index in enumerate(indices.tolist()):
+                images[row] = decode(self.records.read(index), self.image_size, self.records.where(index))
+        except (ValueError, OSError) as error:
+            return _Unreadable(str(error))
+        return torch.from_numpy(images), positions, indices
+
+
+def _as_is(batch: object) -> object:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    """One thread per worker, and signals are the main process's business.
+
+    torchrun and a terminal signal the whole process group; a worker that died of it would fail the save that the main
+    process is making. It ends when the main process closes it or is gone.
+    """
+    cv2.setNumThreads(0)
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,91 @@
+"""The benchmark's rows, its arithmetic, and what it leaves out."""
+
+import importlib.util
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from recognition.data.recordio import Header, RecordWriter, pack
+from tools import benchmark
+
+ROOT = Path(__file__).parents[2]
+HAS_DALI = importlib.util.find_spec("nvidia.dali") is not None
+QUICK = ["--repeats", "1", "--seconds", "0.01", "--warm-up", "0", "--batch", "4", "--device", "cpu"]
+
+
+def write(path: Path, with_header: bool) -> Path:
+    with RecordWriter(path) as writer:
+        if with_header:
+            writer.write(0, pack(Header(flag=2, label=np.array([13.0, 13.0], np.float32), id=0, id2=0), b""))
+        for key in range(1, 13):
+            image = np.full((112, 112, 3), 20 * key, np.uint8)
+            payload = cv2.imencode(".jpg", image)[1].tobytes()
+            writer.write(key, pack(Header(flag=0, label=float(key % 3), id=key, id2=0), payload))
+    return path
+
+
+@pytest.mark.parametrize("with_header", [False, True])
+def test_every_loader_has_a_row_beside_its_limit(tmp_path, capsys, with_header):
+    path = write(tmp_path / "x", with_header)
+    assert benchmark.main(["loader", "--records", str(path), "--workers", "0", "1", *QUICK]) == 0
+    about, _, head, _, *rows = capsys.readouterr().out.splitlines()
+    assert "12 images" in about and "of limit" in head
+    names = ["OpenCV decode, 1 thread", "torch loader, 0 workers", "torch loader, 1 worker"]
+    if HAS_DALI:
+        names += ["DALI decode, 1 thread", "DALI loader, 1 thread"]
+        names += [] if with_header else ["DALI's MXNet reader, 1 thread"]
+        assert ("takes this file's header records for images" in about) == with_header
+    else:
+        assert "pip install -e '.[dali]'" in about
+    assert [row.split("|")[1].strip() for row in rows] == names
+    assert [row.split("|")[1].strip() for row in rows if row.endswith("| limit |")] == [
+        n for n in names if "decode" in n
+    ]
+
+
+@pytest.mark.slow
+def test_without_records_it_paints_faces(capsys):
+    assert benchmark.main(["loader", "--workers", "1", "--degrade", *QUICK]) == 0
+    assert "512 images" in capsys.readouterr().out
+
+
+def test_table_compares_medians():
+    rates = {"bare": [100.0, 400.0, 200.0], "loader": [50.0, 10.0, 60.0]}
+    text = benchmark.table(rates, {"bare": "bare", "loader": "bare"}, "images")
+    assert "| bare | 200 | 100 - 400 | limit |" in text
+    assert "| loader | 50 | 10 - 60 | 25 % |" in text
+
+
+def test_rate_counts_after_the_warm_up_and_closes(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(clock)))
+    closed = []
+
+    def work():
+        try:
+            yield from itertools.repeat(1000, benchmark.WARM_UP_PIECES)
+            yield from itertools.repeat(3)
+        finally:
+            closed.append(True)
+
+    assert benchmark.rate(work, seconds=5, warm_up=0) == 3  # a clock that ticks once per piece
+    assert closed == [True]
+
+
+def test_errors_are_one_line(tmp_path, capsys):
+    assert benchmark.main(["loader", "--records", str(tmp_path / "none.rec"), *QUICK]) == 1
+    assert "there is no record file" in capsys.readouterr().err
+    assert benchmark.main(["loader", "--workers", "-1", *QUICK]) == 1
+    assert "workers are 0 or more" in capsys.readouterr().err
+
+
+def test_help_comes_without_torch():
+    code = "import sys; from tools import benchmark\ntry: benchmark.main(['loader', '--help'])\n"
+    code += "except SystemExit: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--workers" in done.stdout, done.stderr

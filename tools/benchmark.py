@@ -1,0 +1,116 @@
+"""How fast the parts are on this machine, each beside the limit measured in the same run.
+
+  python tools/benchmark.py loader
+  python tools/benchmark.py loader --records data/faces/train.rec --workers 1 2 4 --batch 128
+
+A row is the median of --repeats measurements of --seconds each, taken in turn with all other rows, so that a busy
+machine slows them alike; each starts anew and warms up first. `of limit` compares the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to measure. A new one is a line in SUBJECTS and a module.
+
+    module: has cases(args), a context manager of (a line about what is measured, cases by name); a case is a pair: a
+        function that returns an endless iterator of how many units each piece of work had, and the name of its limit.
+    """
+
+    summary: str
+    unit: str
+    module: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+
+
+def loader_arguments(parser: argparse.ArgumentParser) -> None:
+    cores = os.cpu_count() or 1
+    parser.add_argument("--records", help="record set (default: synthetic faces, made for this run)")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=sorted({1, cores}), help="processes or threads (default: %(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=128, help="images (default: %(default)s)")
+    parser.add_argument("--degrade", action="store_true", help="with the default degradation to low resolution")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+SUBJECTS = {
+    "loader": Subject(
+        "images/s of the loaders and of the bare decoders", "images", "recognition.data.bench", loader_arguments
+    ),
+}
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    subjects = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT")
+    for name, subject in SUBJECTS.items():
+        sub = subjects.add_parser(name, help=subject.summary, description=subject.summary)
+        subject.arguments(sub)
+        sub.add_argument("--repeats", type=int, default=5, help="measurements per row (default: %(default)s)")
+        sub.add_argument("--seconds", type=float, default=1.0, help="of each measurement (default: %(default)s)")
+        sub.add_argument("--warm-up", type=float, default=0.5, help="seconds before each (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if args.repeats < 1 or args.seconds <= 0 or args.warm_up < 0:
+        parser.error("--repeats must be at least 1, --seconds above 0, --warm-up 0 or more")
+    return args
+
+
+WARM_UP_PIECES = 24  # at least: what a loader decoded ahead, before it was the limit, must be used up
+
+
+def rate(start: Callable[[], Iterator[int]], seconds: float, warm_up: float) -> float:
+    """Units per second of one fresh run, once it is warm."""
+    with closing(start()) as work:
+        begin = time.perf_counter()
+        for pieces, _ in enumerate(work, 1):
+            if pieces >= WARM_UP_PIECES and time.perf_counter() - begin >= warm_up:
+                break
+        done, begin = 0, time.perf_counter()
+        for units in work:
+            done += units
+            if (elapsed := time.perf_counter() - begin) >= seconds:
+                return done / elapsed
+    raise AssertionError("a case must never end")
+
+
+def table(rates: dict[str, list[float]], limits: dict[str, str], unit: str) -> str:
+    """Markdown: median, range and share of the limit of each row."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    lines = [f"| | {unit}/s, median | min - max | of limit |", "|---|---:|---:|---:|"]
+    for name, values in rates.items():
+        share = "limit" if limits[name] == name else f"{100 * medians[name] / medians[limits[name]]:.0f} %"
+        lines.append(f"| {name} | {medians[name]:,.0f} | {min(values):,.0f} - {max(values):,.0f} | {share} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    subject = SUBJECTS[args.subject]
+    try:
+        with importlib.import_module(subject.module).cases(args) as (about, cases):
+            rates: dict[str, list[float]] = {name: [] for name in cases}
+            for _, (name, (start, _)) in itertools.product(range(args.repeats), cases.items()):
+                rates[name].append(rate(start, args.seconds, args.warm_up))
+    except (ValueError, OSError) as error:
+        print(f"benchmark {args.subject}: {error}", file=sys.stderr)
+        return 1
+    print(f"{about}, {os.cpu_count()} cores\n")
+    print(table(rates, {name: limit for name, (_, limit) in cases.items()}, subject.unit))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
