@@ -1,0 +1,184 @@
+"""Tables and pictures of evaluation results: report.md, roc.png, and figures for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from recognition.data.decode import decode
+from recognition.data.degrade import low_res
+from recognition.evaluation.runner import compare
+from recognition.types import IMAGE_SIZE
+
+COLUMNS = 4  # axes in a row of a picture
+
+
+def table(results_by_model: dict[str, dict], name: str, measure: str) -> str:
+    """One measure of one set as a Markdown table: a row per model, a column per side; per cent with its interval."""
+    sides = _sides(results_by_model, name, measure)
+    lines = [f"| {measure} % | " + " | ".join(sides) + " |", "|---" * (len(sides) + 1) + "|"]
+    for model, results in results_by_model.items():
+        cells = [_cell(results.get(name, {}).get(side, {}).get(measure)) for side in sides]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def report(results_by_model: dict[str, dict]) -> str:
+    """All sets and measures as Markdown, and each model's paired difference from the first one."""
+    if not results_by_model:
+        raise ValueError("no results to report")
+    parts = ["# Evaluation", "", "Sides in pixels: N = both images, A-B = first or gallery at A, second or probe at B."]
+    parts += ["In brackets: 95 % bootstrap intervals, by pair, and by person for ranks.", ""]
+    for name in _sets(results_by_model):
+        parts += [f"## {name}", "", _size(results_by_model, name), ""]
+        for measure in _measures(results_by_model, name):
+            parts += [table(results_by_model, name, measure), ""]
+    reference, *others = results_by_model
+    gains = {model: compare(results_by_model[reference], results_by_model[model]) for model in others}
+    if gains:
+        parts += [f"# Difference from {reference}", "", "In points, paired on the same pairs or probes.", ""]
+        for name in _sets(gains):
+            parts += [f"## {name}", ""]
+            for measure in _measures(gains, name):
+                parts += [table(_signed(gains), name, measure).replace(" % |", " |", 1), ""]
+    return "\n".join(parts)
+
+
+def write_report(folder: str | Path, results_by_model: dict[str, dict]) -> Path:
+    """Write report.md, and roc.png where there is verification. Returns report.md's path."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = report(results_by_model)
+    if any(_sides(results_by_model, name, "roc") for name in _sets(results_by_model)):
+        roc_figure(results_by_model).savefig(folder / "roc.png", dpi=110)
+        text += "\n![ROC](roc.png)\n"
+    path = folder / "report.md"
+    path.write_text(text)
+    return path
+
+
+def figures(results_by_model: dict[str, dict]) -> dict[str, Figure]:
+    """Pictures of the results for a log, by tag: "roc/SET" for each verification set."""
+    names = [name for name in _sets(results_by_model) if _sides(results_by_model, name, "roc")]
+    return {
+        f"roc/{name}": roc_figure({m: {name: r[name]} for m, r in results_by_model.items() if name in r})
+        for name in names
+    }
+
+
+def roc_figure(results_by_model: dict[str, dict]) -> Figure:
+    """TAR over FAR of every model: rows of up to COLUMNS axes for each verification set, one per side."""
+    grids = [(name, _sides(results_by_model, name, "roc")) for name in _sets(results_by_model)]
+    grids = [(name, sides[c : c + COLUMNS]) for name, sides in grids for c in range(0, len(sides), COLUMNS)]
+    if not grids:
+        raise ValueError("no verification results, so there is no ROC to draw")
+    columns = max(len(sides) for _, sides in grids)
+    figure = _figure(3 * columns + 0.6, 2.8 * len(grids) + 0.4)
+    axes = figure.subplots(len(grids), columns, squeeze=False)
+    for row, (name, sides) in zip(axes, grids, strict=True):
+        for ax in row[len(sides) :]:
+            ax.set_axis_off()
+        for ax, side in zip(row, sides, strict=False):
+            for model, results in results_by_model.items():
+                roc = results.get(name, {}).get(side, {}).get("roc")
+                if roc is not None:
+                    ax.step(roc["far"], roc["tar"], where="post", label=model, linewidth=1.2)
+            ax.set(xscale="log", ylim=(0, 1.02), title=f"{name} {side} px", xlabel="FAR", ylabel="TAR")
+            ax.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize="small")
+    return figure
+
+
+def score_figure(scores: Tensor, gate: Callable[[Tensor], Tensor] | None = None) -> Figure:
+    """Histogram of quality scores (N,), and the gate that each score gets, such as by a QualityGate, over it."""
+    scores = scores.detach().float().cpu().flatten()
+    if not len(scores):
+        raise ValueError("no scores to draw")
+    figure = _figure(5, 3)
+    ax = figure.subplots()
+    ax.hist(scores.numpy(), bins=40, color="0.7")
+    ax.set(xlabel="score (higher = better quality)", ylabel="images")
+    if gate is not None:
+        span = torch.linspace(scores.min().item(), scores.max().item(), 200)
+        with torch.no_grad():
+            value = gate(span)
+        over = ax.twinx()
+        over.plot(span.numpy(), value.float().cpu().numpy(), color="C3")
+        over.set(ylim=(-0.02, 1.02), ylabel="gate")
+    return figure
+
+
+def face_figure(images: Sequence[bytes], sides: Sequence[int] = (112, 56, 28, 14, 7)) -> Figure:
+    """A sheet: a row per encoded image, a column per resolution, as evaluation shows them to the model."""
+    if not len(images) or not len(sides):
+        raise ValueError("a sheet needs at least one image and one side")
+    pixels = torch.from_numpy(np.stack([decode(image, IMAGE_SIZE, f"image {i}") for i, image in enumerate(images)]))
+    columns = [(pixels if side == IMAGE_SIZE else low_res(pixels, side)).numpy() for side in sides]
+    figure = _figure(1.1 * len(sides), 1.1 * len(images) + 0.25)
+    axes = figure.subplots(len(images), len(sides), squeeze=False)
+    for column, side in enumerate(sides):
+        axes[0, column].set_title(f"{side} px", fontsize="small")
+        for row, ax in enumerate(axes[:, column]):
+            ax.imshow(columns[column][row])
+            ax.set_axis_off()
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of its own: pyplot's would stay alive in its global list."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _sets(results_by_model: dict[str, dict]) -> list[str]:
+    return list(dict.fromkeys(name for results in results_by_model.values() for name in results))
+
+
+def _sides(results_by_model: dict[str, dict], name: str, measure: str) -> list[str]:
+    found = [results.get(name, {}) for results in results_by_model.values()]
+    return list(dict.fromkeys(side for sides in found for side in sides if measure in sides[side]))
+
+
+def _measures(results_by_model: dict[str, dict], name: str) -> list[str]:
+    found = [measures for results in results_by_model.values() for measures in results.get(name, {}).values()]
+    return list(
+        dict.fromkeys(k for measures in found for k, m in measures.items() if isinstance(m, dict) and "value" in m)
+    )
+
+
+def _size(results_by_model: dict[str, dict], name: str) -> str:
+    found = next(m for results in results_by_model.values() for m in results.get(name, {}).values())
+    if "pairs" in found:
+        impostors = found["pairs"] - found["genuine"]
+        return (
+            f"{found['genuine']} genuine and {impostors} impostor pairs, so FAR moves in steps of {1 / impostors:.2g}."
+        )
+    return f"{found['probes']} probes of {found['people']} people among {found['gallery']} gallery images."
+
+
+def _signed(gains: dict[str, dict]) -> dict[str, dict]:
+    """The same results, whose cells are to be written with their sign."""
+    return {
+        model: {
+            name: {side: {k: {**m, "signed": True} for k, m in ms.items()} for side, ms in sides.items()}
+            for name, sides in results.items()
+        }
+        for model, results in gains.items()
+    }
+
+
+def _cell(measure: dict | None) -> str:
+    if measure is None:
+        return ""
+    sign = "+" if measure.get("signed") else ""
+    value = f"{100 * measure['value']:{sign}.1f}"
+    if measure.get("lo") is None:
+        return value
+    return f"{value} ({100 * measure['lo']:{sign}.1f} to {100 * measure['hi']:{sign}.1f})"

@@ -1,0 +1,194 @@
+"""Evaluation of a model on sets and low resolutions, with intervals; what comes out, kept and compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from recognition.distributed import World
+from recognition.evaluation import intervals
+from recognition.evaluation.embed import Embedder, embed
+from recognition.evaluation.identification import identify
+from recognition.evaluation.sets import EvaluationSet, open_sets, settings_with_defaults, side_name
+from recognition.evaluation.verification import pair_scores, verify_scores
+
+ITEMS = "items"
+
+
+def evaluate(
+    model: Embedder, settings: dict, world: World, sets: Sequence[EvaluationSet] | None = None
+) -> dict[str, dict[str, dict]]:
+    """Results of every set at every low resolution: {set: {"112": {...}, "112-14": {...}}}, the same on all processes.
+
+    settings: the section config.evaluation. sets: those that open_sets(settings) gave, to open them once only.
+    A measure is {"value", "lo", "hi"}, a share with its 95 % bootstrap interval: by pair, or by person for rank-K (null
+    where bootstrap is 0). Verification has accuracy, tar@F (also far and threshold), auc, eer, accuracy_std, threshold,
+    pairs, genuine, roc; identification has rank-K, probes, gallery, people. "items" holds arrays per pair or probe,
+    from which paired differences are computed.
+    """
+    settings = settings_with_defaults(settings)
+    sets = open_sets(settings) if sets is None else sets
+    if not sets:
+        raise ValueError("evaluation.sets is empty: name at least one set, a dict of name, kind and files")
+    return {one.name: _evaluate_set(model, one, settings, world) for one in sets}
+
+
+def scalars(results: dict) -> dict[str, float]:
+    """Flat names for a log: {"lfw/112-14/accuracy": 0.76, ...}."""
+    flat = {}
+    for name, sides in results.items():
+        for side, measures in sides.items():
+            for key, measure in measures.items():
+                if isinstance(measure, dict) and "value" in measure:
+                    flat[f"{name}/{side}/{key}"] = measure["value"]
+    return flat
+
+
+def compare(before: dict, after: dict, resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, dict]]:
+    """after - before, paired on the same items: {set: {side: {measure: {"value", "lo", "hi"}}}}.
+
+    Covers what both results hold. ValueError where a set's items differ.
+    """
+    gains: dict[str, dict[str, dict]] = {}
+    for name in (n for n in before if n in after):
+        for side in (s for s in before[name] if s in after[name]):
+            old, new = before[name][side], after[name][side]
+            for key in ("same", "fold", "person"):
+                if not np.array_equal(old[ITEMS].get(key, ()), new[ITEMS].get(key, ())):
+                    raise ValueError(f"{name}/{side}: the two results are not of the same items ('{key}' differs)")
+            gains.setdefault(name, {})[side] = _gains(old, new, {"resamples": resamples, "seed": seed})
+    return gains
+
+
+def save_results(folder: str | Path, results: dict) -> None:
+    """Write results.json, and items.npz with the arrays per item under names such as lfw/112-14/correct."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays, plain = {}, {}
+    for name, sides in results.items():
+        plain[name] = {side: {k: v for k, v in measures.items() if k != ITEMS} for side, measures in sides.items()}
+        for side, measures in sides.items():
+            arrays |= {f"{name}/{side}/{key}": array for key, array in measures[ITEMS].items()}
+    (folder / "results.json").write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
+    np.savez_compressed(folder / "items.npz", **arrays)
+
+
+def load_results(folder: str | Path) -> dict:
+    """What save_results wrote. FileNotFoundError where the folder holds no results."""
+    folder = Path(folder)
+    results = json.loads((folder / "results.json").read_text())
+    with np.load(folder / "items.npz", allow_pickle=False) as arrays:
+        for path in arrays.files:
+            name, side, key = path.split("/")
+            results[name][side].setdefault(ITEMS, {})[key] = arrays[path]
+    return results
+
+
+def _evaluate_set(model: Embedder, one: EvaluationSet, settings: dict, world: World) -> dict[str, dict]:
+    embeddings = {
+        side: _embed_rows(model, one, rows, side, settings, world) for side, rows in _rows_by_side(one).items()
+    }
+    measure = _identification if one.pairs is None else _verification
+    results = {}
+    for gallery, probe in one.sides:
+        compared = embeddings[gallery][one.gallery], embeddings[probe][one.probe]
+        results[side_name(gallery, probe)] = measure(one, *compared, settings)
+    return results
+
+
+def _rows_by_side(one: EvaluationSet) -> dict[int, np.ndarray]:
+    """The images that are needed at each side, so that each is embedded once and none in vain."""
+    wanted: dict[int, list[np.ndarray]] = {}
+    for gallery, probe in one.sides:
+        wanted.setdefault(gallery, []).append(one.gallery)
+        wanted.setdefault(probe, []).append(one.probe)
+    return {side: np.unique(np.concatenate(rows)) for side, rows in wanted.items()}
+
+
+def _embed_rows(
+    model: Embedder, one: EvaluationSet, rows: np.ndarray, side: int, settings: dict, world: World
+) -> Tensor:
+    """(images, D); rows that are not needed at this side are NaN, which every measure refuses."""
+    some = embed(
+        model,
+        one.images,
+        world=world,
+        side=side,
+        batch_size=settings["batch_size"],
+        flip=settings["flip"],
+        rows=rows,
+    )
+    all_rows = some.new_full((len(one.images), some.shape[1]), float("nan"))
+    all_rows[rows] = some
+    return all_rows
+
+
+def _verification(one: EvaluationSet, first: Tensor, second: Tensor, settings: dict) -> dict:
+    found = verify_scores(pair_scores(first, second), one.pairs.same, one.folds, far=settings["far"])
+    bootstrap = {"resamples": settings["bootstrap"], "seed": settings["seed"]}
+    items = {"correct": found["correct"], "score": found["scores"], "same": one.pairs.same, "fold": found["fold"]}
+    measures = {"accuracy": _measure(found["accuracy"], intervals.resample_mean, _by_fold(items), **bootstrap)}
+    for far, at in found["tar"].items():
+        value = _measure(at["tar"], intervals.resample_tar, found["scores"], one.pairs.same, far, **bootstrap)
+        measures[f"tar@{far:g}"] = {**value, "far": at["far"], "threshold": at["threshold"]}
+    return {
+        **measures,
+        "auc": {"value": found["auc"]},
+        "eer": {"value": found["eer"]},
+        "accuracy_std": found["accuracy_std"],
+        "threshold": float(found["threshold_per_fold"].mean()),
+        "pairs": found["pairs"],
+        "genuine": found["genuine"],
+        "roc": {key: [round(float(x), 6) for x in values] for key, values in found["roc"].items()},
+        ITEMS: items,
+    }
+
+
+def _identification(one: EvaluationSet, gallery: Tensor, probe: Tensor, settings: dict) -> dict:
+    found = identify(probe, one.probe_labels, gallery, one.gallery_labels, settings["ranks"])
+    items = {"position": found["position"], "person": one.probe_labels}
+    bootstrap = {"groups": one.probe_labels, "resamples": settings["bootstrap"], "seed": settings["seed"]}
+    measures = {
+        f"rank-{k}": _measure(rate, intervals.resample_mean, found["position"] <= k, **bootstrap)
+        for k, rate in found["rates"].items()
+    }
+    return {**measures, **{key: found[key] for key in ("probes", "gallery", "people")}, ITEMS: items}
+
+
+def _measure(value: float, resample, *arguments, resamples: int, **options) -> dict:
+    if not resamples:
+        return {"value": value, "lo": None, "hi": None}
+    lo, hi = intervals.interval(resample(*arguments, resamples=resamples, **options))
+    return {"value": value, "lo": lo, "hi": hi}
+
+
+def _by_fold(items: dict[str, np.ndarray]) -> np.ndarray:
+    """Right or wrong per pair, weighted so that the mean over pairs is the mean over folds."""
+    _, fold = np.unique(items["fold"], return_inverse=True)
+    size = np.bincount(fold)
+    return items["correct"] * (len(fold) / len(size) / size[fold])
+
+
+def _gains(old: dict, new: dict, bootstrap: dict[str, int]) -> dict[str, dict]:
+    before, after = old[ITEMS], new[ITEMS]
+    if "position" in before:
+        return {
+            key: intervals.difference(
+                *(items["position"] <= int(key.removeprefix("rank-")) for items in (before, after)),
+                groups=before["person"],
+                **bootstrap,
+            )
+            for key in old
+            if key.startswith("rank-") and key in new
+        }
+    gains = {"accuracy": intervals.difference(_by_fold(before), _by_fold(after), **bootstrap)}
+    for key in (k for k in old if k.startswith("tar@") and k in new):
+        far = float(key.removeprefix("tar@"))
+        resampled = [intervals.resample_tar(i["score"], i["same"], far, **bootstrap) for i in (after, before)]
+        lo, hi = intervals.interval(resampled[0] - resampled[1])
+        gains[key] = {"value": new[key]["value"] - old[key]["value"], "lo": lo, "hi": hi}
+    return gains

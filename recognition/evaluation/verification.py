@@ -1,0 +1,212 @@
+"""Verification: are two faces of one person? Accuracy over folds, TAR at FAR, AUC, EER."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+RULES = ("exact", "arcface_torch")
+ROC_POINTS = 200
+
+
+def verify(
+    embeddings: ArrayLike | Tensor,
+    same: ArrayLike | Tensor,
+    folds: int | ArrayLike = 10,
+    *,
+    far: Sequence[float] = (1e-2, 1e-3),
+    rule: str = "exact",
+) -> dict:
+    """Verification of P pairs by the cosine of their embeddings.
+
+    embeddings: (2P, D), rows 2i and 2i + 1 are pair i; they are normalised here. same: (P,) bool. The rest, the result
+    and the errors: see verify_scores.
+    """
+    rows = as_array(embeddings)
+    if rows.ndim != 2 or len(rows) % 2:
+        raise ValueError(f"embeddings of pairs must be (2P, D), rows 2i and 2i + 1 being pair i; got {rows.shape}")
+    return verify_scores(pair_scores(rows[0::2], rows[1::2]), same, folds, far=far, rule=rule)
+
+
+def pair_scores(first: ArrayLike | Tensor, second: ArrayLike | Tensor) -> np.ndarray:
+    """Cosines of row i of `first` with row i of `second`, both (P, D): (P,) float64.
+
+    ValueError for NaN, infinite or zero embeddings.
+    """
+    return (unit_rows(first) * unit_rows(second)).sum(1)
+
+
+def unit_rows(embeddings: ArrayLike | Tensor) -> np.ndarray:
+    """(N, D) float64 rows of length one. ValueError for a row that is NaN, infinite or zero."""
+    rows = as_array(embeddings).astype(np.float64)
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(norm[:, 0]) | (norm[:, 0] == 0))
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {len(rows)} embeddings are NaN, infinite or zero, the first in row {bad[0]}: "
+            "the model has diverged, or computes in a precision that overflows"
+        )
+    return rows / norm
+
+
+def verify_scores(
+    scores: ArrayLike,
+    same: ArrayLike | Tensor,
+    folds: int | ArrayLike = 10,
+    *,
+    far: Sequence[float] = (1e-2, 1e-3),
+    rule: str = "exact",
+) -> dict:
+    """Verification of P pairs by their similarity.
+
+    scores: (P,), higher = more alike; cosines for rule "arcface_torch". same: (P,) bool.
+    folds: number of contiguous folds, or a fold per pair (P,). Each fold is judged by the threshold that is best on the
+    other folds; accuracy is the mean over folds.
+    rule: "exact" - a pair passes where score >= threshold, every distinct score is a candidate, and of equally good
+    thresholds the lowest is taken; "arcface_torch" - squared distance < threshold for thresholds 0, 0.01, ... 3.99,
+    the first best one, and also `val` = TAR at FAR 1e-3 by its folds and its interpolation.
+
+    Returns accuracy, accuracy_std, accuracy_per_fold (F,), threshold_per_fold (F,) as scores, fold (P,), scores (P,),
+    correct (P,) bool, pairs, genuine, impostors, rule, auc, eer, eer_threshold, roc {"far", "tar"}, and
+    tar {f: {"tar", "far", "threshold"}}: at the lowest threshold whose FAR is at most f, and the FAR reached: 0
+    where there are fewer than 1 / f impostors. With rule "arcface_torch" also val, val_std and val_far.
+    ValueError for scores that are not finite, and where a fold, or the set, holds one class only.
+    """
+    scores, same = np.asarray(scores, np.float64), as_array(same).astype(bool)
+    if scores.ndim != 1 or scores.shape != same.shape:
+        raise ValueError(f"scores and same must both be (P,), got {scores.shape} and {same.shape}")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"the score of pair {np.flatnonzero(~np.isfinite(scores))[0]} is not finite")
+    if rule not in RULES:
+        raise ValueError(f"unknown rule '{rule}' of verification (have: {', '.join(RULES)})")
+    names, fold = _folds(folds, same)
+    threshold = np.array([_threshold(scores, same, fold != f, rule) for f in range(len(names))])
+    if rule == "exact":
+        accepted = scores >= threshold[fold]
+    else:
+        accepted, threshold = 2 - 2 * scores < threshold[fold], 1 - threshold / 2
+    correct = accepted == same
+    per_fold = np.bincount(fold, correct) / np.bincount(fold)
+    result = {
+        "accuracy": float(per_fold.mean()),
+        "accuracy_std": float(per_fold.std()),
+        "accuracy_per_fold": per_fold,
+        "threshold_per_fold": threshold,
+        "fold": names[fold],
+        "correct": correct,
+        "scores": scores,
+        "pairs": len(same),
+        "genuine": int(same.sum()),
+        "impostors": int((~same).sum()),
+        "rule": rule,
+        **_curve(scores, same, far),
+    }
+    if rule == "arcface_torch":
+        val = np.array([_val(2 - 2 * scores, same, fold != f) for f in range(len(names))])
+        result |= {
+            "val": float(val[:, 0].mean()),
+            "val_std": float(val[:, 0].std()),
+            "val_far": float(val[:, 1].mean()),
+        }
+    return result
+
+
+def allowed_accepts(far: float, impostors: int) -> int:
+    """Impostors that may pass at this FAR; the small term keeps 0.003 * 1000 from becoming 2."""
+    return int(np.floor(far * impostors + 1e-9))
+
+
+def as_array(values: ArrayLike | Tensor) -> np.ndarray:
+    """A numpy array of anything array-like, tensors on any device included."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _folds(folds: int | ArrayLike, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The folds' names (F,) and each pair's fold (P,) as a position in them."""
+    if np.ndim(folds) == 0:
+        count = int(folds)  # type: ignore[arg-type]
+        if not 2 <= count <= len(same):
+            raise ValueError(f"folds={count}: {len(same)} pairs can be cut in 2 .. {len(same)} folds")
+        size = len(same) // count + (np.arange(count) < len(same) % count)  # the first folds take the rest
+        names, fold = np.arange(count), np.repeat(np.arange(count), size)
+    else:
+        if np.shape(folds) != same.shape:
+            raise ValueError(f"folds must be a number or one fold per pair {same.shape}, got {np.shape(folds)}")
+        names, fold = np.unique(np.asarray(folds), return_inverse=True)
+        if len(names) < 2:
+            raise ValueError("all pairs are in one fold: a threshold is chosen on other folds, so two are needed")
+    genuine, pairs = np.bincount(fold, same), np.bincount(fold)
+    for f in np.flatnonzero((genuine == 0) | (genuine == pairs)):
+        kind = "genuine" if genuine[f] else "impostor"
+        raise ValueError(
+            f"fold {names[f]} holds {kind} pairs only ({pairs[f]} of them), so no accuracy can be measured on it: give "
+            "the protocol's own fold per pair, or an order in which every fold holds both kinds"
+        )
+    return names, fold
+
+
+def _threshold(scores: np.ndarray, same: np.ndarray, chosen: np.ndarray, rule: str) -> float:
+    """The threshold that is best on the chosen pairs: a score, or a squared distance for "arcface_torch"."""
+    scores, same = scores[chosen], same[chosen]
+    if rule == "exact":
+        steps, genuine, impostors = _sweep(scores, same)
+        return float(steps[::-1][np.argmax((genuine - impostors)[::-1])])  # from lax to strict: the lowest best one
+    grid = np.arange(0, 4, 0.01)
+    genuine, impostors = _below(2 - 2 * scores, same, grid)
+    return float(grid[np.argmax(genuine - impostors)])
+
+
+def _sweep(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thresholds from strict to lax, and the genuine and impostor pairs that pass each.
+
+    The first threshold lies above every score, so that nothing passes; then come all distinct scores.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of each run of equal scores
+    genuine = np.cumsum(same[order])[last]
+    steps = np.append(np.nextafter(ranked[0], np.inf), ranked[last])
+    return steps, np.append(0, genuine), np.append(0, last + 1 - genuine)
+
+
+def _below(distance: np.ndarray, same: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Genuine and impostor pairs closer than each value of the grid."""
+    return np.searchsorted(np.sort(distance[same]), grid), np.searchsorted(np.sort(distance[~same]), grid)
+
+
+def _val(distance: np.ndarray, same: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
+    """TAR and FAR on the pairs not chosen, at the distance where the chosen ones have FAR 1e-3 (arcface_torch).
+
+    With numpy's linear interpolation, which defines what scipy's does not: repeated FARs.
+    """
+    grid, target = np.arange(0, 4, 0.001), 1e-3
+    _, impostors = _below(distance[chosen], same[chosen], grid)
+    far = impostors / (~same[chosen]).sum()
+    threshold = np.interp(target, far, grid) if far.max() >= target else 0.0
+    held = ~chosen
+    passed = distance[held] < threshold
+    return passed[same[held]].mean(), passed[~same[held]].mean()
+
+
+def _curve(scores: np.ndarray, same: np.ndarray, far: Sequence[float]) -> dict:
+    steps, genuine, impostors = _sweep(scores, same)
+    tar, false = genuine / genuine[-1], impostors / impostors[-1]
+    at = {}
+    for target in far:
+        if not 0 < target <= 1:
+            raise ValueError(f"far={target}: a false accept rate lies in (0, 1]")
+        i = np.searchsorted(impostors, allowed_accepts(target, impostors[-1]), side="right") - 1
+        at[float(target)] = {"tar": float(tar[i]), "far": float(false[i]), "threshold": float(steps[i])}
+    equal = np.argmin(np.abs(false - (1 - tar)))
+    grid = np.geomspace(1 / impostors[-1], 1, ROC_POINTS)
+    grid_tar = tar[np.searchsorted(false, grid * (1 + 1e-9), side="right") - 1]
+    return {
+        "tar": at,
+        "auc": float(np.trapezoid(tar, false)),
+        "eer": float((false[equal] + 1 - tar[equal]) / 2),
+        "eer_threshold": float(steps[equal]),
+        "roc": {"far": grid, "tar": grid_tar},
+    }

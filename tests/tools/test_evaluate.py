@@ -1,0 +1,113 @@
+"""tools/evaluate.py: runs and weights, own settings and changed ones, faults in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from recognition import config as settings
+from recognition import distributed
+from recognition.backbones import BACKBONES
+from recognition.data.pairs import PairSet, write_bin
+from recognition.weights import write_weights
+from tools import evaluate
+
+RECIPE = """
+from easydict import EasyDict as edict
+config = edict()
+config.backbone = edict(name="mobilefacenet_y1", weights="{weights}")
+config.evaluation = edict(
+    sets=[dict(name="faces", kind="bin", path="{faces}", folds=2)], low_res=[28], far=[0.5], bootstrap=20
+)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_group_stays() -> Iterator[None]:
+    yield
+    distributed.stop()
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A recipe over random weights and a .bin of eight pairs of noise."""
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, (8, 112, 112, 3), np.uint8)
+    images = [cv2.imencode(".jpg", image)[1].tobytes() for image in noise]
+    first, same = np.arange(8), np.arange(8) % 2 == 0
+    write_bin(tmp_path / "faces.bin", PairSet("faces", images, first, np.where(same, first, (first + 1) % 8), same))
+    weights = tmp_path / "base.safetensors"
+    write_weights(weights, BACKBONES.create("mobilefacenet_y1").state_dict(), {"backbone": "mobilefacenet_y1"})
+    (tmp_path / "recipe.py").write_text(RECIPE.format(weights=weights, faces=tmp_path / "faces.bin"))
+    return tmp_path / "recipe.py"
+
+
+@pytest.fixture
+def run(recipe: Path, tmp_path: Path) -> Path:
+    """A finished run of full fine-tuning."""
+    folder = tmp_path / "run"
+    tensors = BACKBONES.create("mobilefacenet_y1").state_dict()
+    write_weights(folder / "model" / "adapter.safetensors", tensors, {"adapter": {"name": "full"}})
+    (folder / "config.json").write_text(settings.to_json(settings.load(recipe)))
+    return folder
+
+
+def test_a_run_and_its_base(run: Path, capsys: pytest.CaptureFixture) -> None:
+    assert evaluate.main([str(run), "--base"]) == 0
+    printed = capsys.readouterr().out
+    assert "| before |" in printed and "| after |" in printed and "Difference from before" in printed
+    assert {path.name for path in (run / "report").iterdir()} == {"before", "after", "report.md", "roc.png"}
+    assert evaluate.main([str(run)]) == 0  # what training or --base left stands beside it
+    assert "| before |" in capsys.readouterr().out
+
+
+def test_changed_settings_leave_the_run_s_report_alone(run: Path) -> None:
+    assert evaluate.main([str(run), "--set", "low_res=[[112,14]]", "--set", "flip=True"]) == 0
+    results = json.loads((run / "evaluation" / "after" / "results.json").read_text())
+    assert list(results["faces"]) == ["112-14"] and not (run / "report").exists()
+
+
+def test_weights(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    weights = str(tmp_path / "base.safetensors")
+    assert (
+        evaluate.main([weights, "--config", str(recipe), "--output", str(tmp_path / "out"), "evaluation.far=[1]"]) == 0
+    )
+    assert "| tar@1 % | 28 |" in capsys.readouterr().out
+    assert (tmp_path / "out" / "weights" / "items.npz").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["{run}", "--set", "low_ress=[7]"], "unknown setting evaluation.low_ress; did you mean 'low_res'"),
+        (["{run}", "--set", "flip"], "write KEY=VALUE"),
+        (["{run}", "--set", "far=high"], "'high' is no number"),
+        (["{run}", "--set", "sets=[]"], "evaluation.sets is empty"),
+        (["{run}/model"], "holds no config.json"),
+    ],
+)
+def test_faults_are_said_in_a_sentence(
+    run: Path, capsys: pytest.CaptureFixture, arguments: list[str], complaint: str
+) -> None:
+    assert evaluate.main([a.format(run=run) for a in arguments]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["absent.safetensors"], "settings of a --config"),
+        (["absent.safetensors", "--config", "x.py"], "name an --output"),
+        (["absent.safetensors", "--config", "x.py", "--output", "o", "--base"], "leave --base out"),
+        ([".", "evaluation.far=[1]"], "--set KEY=VALUE"),
+    ],
+)
+def test_what_does_not_go_together(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.parse(arguments)
+    assert complaint in capsys.readouterr().err

@@ -1,0 +1,119 @@
+"""Trains and evaluates several recipes at one budget and writes one table with paired intervals.
+
+    python tools/compare.py runs/compare/lfw configs/lfw_full.py configs/lfw_lora.py configs/lfw_dual_lora.py \\
+        --seeds 0 1 2 --setting mixed --setting low_only degradation.share=1.0 degradation.sides=[7,28] \\
+        --jobs 2 --threads 1
+
+Resumable: a finished run is not repeated, an interrupted one continues from its checkpoint. Overrides after `--` go to
+every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+TRAIN = Path(__file__).with_name("train.py")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a recipe in a setting with a seed."""
+
+    recipe: Path
+    setting: str
+    overrides: tuple[str, ...]
+    seed: int
+    folder: Path
+
+    @property
+    def run(self) -> Path:
+        return self.folder / f"{self.recipe.stem}-{self.setting}-s{self.seed}"
+
+    @property
+    def command(self) -> list[str]:
+        own = [f"run.root={self.folder}", f"run.name={self.run.name}", f"run.seed={self.seed}"]
+        return [sys.executable, str(TRAIN), str(self.recipe), *self.overrides, *own]
+
+    @property
+    def done(self) -> bool:
+        return (self.run / "report" / "after" / "results.json").is_file()
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; what follows `--` is laid over every run."""
+    argv = sys.argv[1:] if argv is None else argv
+    cut = argv.index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for the runs and the table")
+    parser.add_argument("recipes", nargs="+", type=Path)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument(
+        "--setting", nargs="+", action="append", metavar="NAME [OVERRIDE]", help="a name and its overrides; repeatable"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--threads", type=int, default=0, help="threads of each run, 0 = torch's choice")
+    arguments = parser.parse_args(argv[:cut])
+    arguments.common = argv[cut + 1 :]
+    return arguments
+
+
+def jobs_of(arguments: argparse.Namespace) -> list[Job]:
+    """Every combination; seeds outermost, so that one whole table stands early."""
+    settings = arguments.setting or [["default"]]
+    return [
+        Job(recipe, name, (*overrides, *arguments.common), seed, arguments.out)
+        for seed in arguments.seeds
+        for name, *overrides in settings
+        for recipe in arguments.recipes
+    ]
+
+
+def execute(job: Job, threads: int) -> float:
+    """Run the job, its output in run.log. Returns the seconds it took. RuntimeError with the log's end if it fails."""
+    environment = dict(os.environ)
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    log = job.folder / f"{job.run.name}.log"
+    began = time.time()
+    with log.open("a") as output:
+        code = subprocess.run(job.command, env=environment, stdout=output, stderr=subprocess.STDOUT).returncode
+    if code:
+        end = "\n".join(log.read_text().splitlines()[-15:])
+        raise RuntimeError(f"{' '.join(job.command)} ended with {code}; {log} ends:\n{end}")
+    return time.time() - began
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs what is not done, then writes the table. Returns 1 where a run failed."""
+    arguments = parse(argv)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    jobs = jobs_of(arguments)
+    waiting = [job for job in jobs if not job.done]
+    print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them done already", flush=True)
+    failed = 0
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for job, future in [(job, pool.submit(execute, job, arguments.threads)) for job in waiting]:
+            try:
+                print(f"{job.run.name}: {future.result():.0f} s", flush=True)
+            except RuntimeError as error:
+                failed += 1
+                print(error, file=sys.stderr, flush=True)
+
+    from recognition.evaluation.comparison import write_comparison
+
+    finished = [job for job in jobs if job.done]
+    if finished:
+        runs = {(job.setting, job.recipe.stem, job.seed): job.run for job in finished}
+        print(write_comparison(arguments.out, runs))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Evaluates a trained run, or a file of weights, and writes its report.
+
+    python tools/evaluate.py runs/demo                       the run's own evaluation settings
+    python tools/evaluate.py runs/demo --base                beside the model that the run started from
+    python tools/evaluate.py runs/demo --set low_res=[112,14,[112,14]] --set flip=True
+    python tools/evaluate.py runs/demo --config configs/other.py evaluation.far=[1e-3]
+    python tools/evaluate.py weights.safetensors --config configs/demo.py
+    torchrun --nproc-per-node 8 tools/evaluate.py runs/demo
+
+By the run's own settings the report, the numbers and the ROC go to RUN/report, beside those of training; with
+--set or --config to RUN/evaluation. --output puts them elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import sys
+from pathlib import Path
+
+from recognition import config as settings
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line. Answers --help without importing torch."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", metavar="RUN_OR_WEIGHTS", help="a run folder, or weights to evaluate as they are")
+    parser.add_argument("overrides", nargs="*", metavar="section.setting=value", help="laid over --config")
+    parser.add_argument("--config", help="take the evaluation settings of this recipe; weights need one")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change evaluation.KEY")
+    parser.add_argument("--base", action="store_true", help="evaluate the model that the run started from, too")
+    parser.add_argument("--output", help="folder of the report, in place of RUN/report")
+    arguments = parser.parse_intermixed_args(argv)
+    is_run = Path(arguments.model).is_dir()
+    if not is_run and not arguments.config:
+        parser.error(f"{arguments.model} is no run folder: weights are evaluated by the settings of a --config")
+    if not is_run and (arguments.base or not arguments.output):
+        parser.error("weights have no run folder and no base: name an --output, and leave --base out")
+    if arguments.overrides and not arguments.config:
+        parser.error("section.setting=value changes a --config; change the run's own settings by --set KEY=VALUE")
+    return arguments
+
+
+def chosen_config(arguments: argparse.Namespace) -> dict:
+    """The recipe's settings, or the run's, with --set laid over the evaluation section."""
+    if arguments.config:
+        config = settings.load(arguments.config, arguments.overrides)
+    else:
+        saved = Path(arguments.model) / "config.json"
+        if not saved.is_file():
+            raise FileNotFoundError(f"{arguments.model} is no run folder: it holds no config.json")
+        config = settings.from_json(saved)
+    for change in arguments.set:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise settings.ConfigError(f"--set {change}: write KEY=VALUE, such as low_res=[112,14]")
+        try:
+            config.evaluation[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            raise settings.ConfigError(f"--set {change}: '{text}' is no number, list, True or False") from None
+    return config
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluates and reports. Returns 0, or 2 where the settings or files cannot be used."""
+    arguments = parse(argv)
+    speaks = os.environ.get("RANK", "0") == "0"  # one voice under torchrun
+    try:
+        config = chosen_config(arguments)
+        _evaluate(arguments, config)
+    except (ValueError, FileNotFoundError) as error:
+        if speaks:
+            print(f"{arguments.model}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, config: dict) -> None:
+    from recognition import distributed
+    from recognition.evaluation.report import report, write_report
+    from recognition.evaluation.runner import evaluate, load_results, save_results
+    from recognition.evaluation.sets import open_sets
+
+    sets = open_sets(config.evaluation)
+    world = distributed.start(config.train.device)
+    results = {}
+    names = ["before", "after"] if arguments.base else ["after" if Path(arguments.model).is_dir() else "weights"]
+    for name in names:
+        model = _load(arguments.model, config, name == "before").to(world.device)
+        results[name] = evaluate(model, config.evaluation, world, sets)
+        del model
+    if world.is_main:
+        changed = arguments.set or arguments.config
+        folder = Path(arguments.output or Path(arguments.model) / ("evaluation" if changed else "report"))
+        for name, found in results.items():
+            save_results(folder / name, found)
+        if "before" not in results and not changed and (folder / "before" / "results.json").is_file():
+            results = {"before": load_results(folder / "before"), **results}
+        print(report(results))
+        print(f"\nwritten to {write_report(folder, results)}")
+    distributed.stop()
+
+
+def _load(path: str, config: dict, base: bool):
+    from easydict import EasyDict
+
+    from recognition.model import FaceModel, build_backbone, load_run
+    from recognition.weights import read_weights
+
+    if Path(path).is_dir():
+        return load_run(path, base=base)
+    card = read_weights(path).card
+    if "backbone" in card:
+        config.backbone = EasyDict(name=card["backbone"], weights=path, **card.get("arguments", {}))
+    return FaceModel(build_backbone(config, path))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
