@@ -1,0 +1,69 @@
+"""Optimizer over what requires grad, and the learning-rate plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from easydict import EasyDict
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from recognition.types import Adapter
+
+
+def build_optimizer(config: EasyDict, model: nn.Module, classifier: nn.Module, adapter: Adapter) -> Optimizer:
+    """One optimizer for the network and this process's class centres; no decay on norms and biases.
+
+    An adapter may bring groups of its own, with `lr_scale` relative to optim.lr. Frozen parameters are left out.
+    """
+    settings = config.optim
+    own = getattr(adapter, "parameter_groups", None)
+    groups = own(model.backbone) if own else []
+    grouped = {id(p) for group in groups for p in group["params"]}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in grouped]
+    groups = [
+        *({**group, "lr": settings.lr * group.pop("lr_scale", 1.0)} for group in groups),
+        *_split_by_decay(rest, settings.lr, settings.weight_decay),
+        *_split_by_decay(classifier.parameters(), settings.lr * config.classifier.lr_scale, settings.weight_decay),
+    ]
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    if settings.name == "adamw":
+        return torch.optim.AdamW(groups, betas=tuple(settings.betas), weight_decay=settings.weight_decay)
+    raise ValueError(f"config.optim.name is '{settings.name}'; it must be 'sgd' or 'adamw'")
+
+
+def _split_by_decay(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> list[dict]:
+    parameters = [p for p in parameters if p.requires_grad]
+    halves = [([p for p in parameters if p.ndim > 1], weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0)]
+    return [{"params": half, "lr": lr, "weight_decay": decay} for half, decay in halves if half]
+
+
+def lr_factor(update: int, total: int, warmup: int, name: str = "polynomial", power: float = 1.0) -> float:
+    """Share of the peak learning rate at update 0, 1, ..., total - 1.
+
+    Warm-up: (update + 1) / warmup. Then with t = (update - warmup) / (total - warmup): (1 - t)^power for "polynomial",
+    (1 + cos(pi t)) / 2 for "cosine". Zero from `total` on.
+    """
+    if update < warmup:
+        return (update + 1) / warmup
+    t = min(1.0, (update - warmup) / max(1, total - warmup))
+    if name == "polynomial":
+        return (1 - t) ** power
+    if name == "cosine":
+        return (1 + math.cos(math.pi * t)) / 2
+    raise ValueError(f"config.schedule.name is '{name}'; it must be 'polynomial' or 'cosine'")
+
+
+def build_schedule(config: EasyDict, optimizer: Optimizer, total: int, warmup: int) -> LambdaLR:
+    """The plan for `total` updates, the first `warmup` of them rising; step it once after every update."""
+    settings = config.schedule
+    if warmup >= total > 0:
+        raise ValueError(
+            f"config.schedule.warmup_epochs={settings.warmup_epochs} is {warmup} updates of {total}: "
+            "the learning rate would only rise; make it less than schedule.epochs"
+        )
+    return LambdaLR(optimizer, lambda k: lr_factor(k, total, warmup, settings.name, settings.power))

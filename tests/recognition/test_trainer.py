@@ -1,0 +1,251 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from recognition import checkpoint, distributed
+from recognition import config as settings
+from recognition.distributed import World
+from recognition.model import assemble, load_run
+from recognition.trainer import Trainer
+from recognition.weights import write_weights
+from tests.launch import run_processes
+from tests.small import write_recipe
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A small recipe that starts from weights of its own, so that every adapter can train."""
+    path = write_recipe(tmp_path)
+    config = settings.load(path)
+    write_weights(tmp_path / "base.safetensors", assemble(config).model.backbone.state_dict(), {})
+    path.write_text(path.read_text() + f"config.backbone.weights = {str(tmp_path / 'base.safetensors')!r}\n")
+    return path
+
+
+def train(recipe, *overrides, world=None):
+    """Run a recipe to its end in this process; returns (final tensors by name, losses by update)."""
+    config = settings.load(recipe, overrides)
+    alone = world is None
+    world = world or distributed.start("cpu")
+    try:
+        trainer = Trainer(config, world)
+        trainer.train()
+        found = {name: t.clone() for name, t in trainer.model.state_dict().items()}
+        found |= {f"classifier.{name}": t.clone() for name, t in trainer.classifier.state_dict().items()}
+        run = trainer.run
+        trainer.close()
+        del trainer
+    finally:
+        if alone:
+            distributed.stop()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] if world.is_main else []
+    return found, {line["update"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+def in_a_process(rank, recipe, overrides):
+    world = World(rank, rank, dist.get_world_size(), CPU)
+    return train(recipe, *overrides, world=world)
+
+
+QUIET = ("evaluation.sets=[]",)
+
+
+def test_a_run_leaves_everything_behind_and_a_second_start_finds_it_complete(recipe, capsys):
+    train(recipe, "adapter.name=dual_lora")
+    run = recipe.parent / "runs" / "small"
+    assert {p.name for p in run.iterdir()} >= {
+        "config.json", "provenance.json", "metrics.jsonl", "summary.json", "checkpoints", "logs", "model", "report"
+    }  # fmt: skip
+    assert {p.name for p in (run / "report").iterdir()} >= {"before", "after", "report.md", "roc.png", "faces.png"}
+    assert (run / "report" / "scores.png").stat().st_size > 1000
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    wanted = {"train/loss", "train/lr", "train/gradient_norm", "speed/images_per_second", "speed/data_wait_share"}
+    assert any(wanted | {"quality/gate_mean"} <= set(line) for line in lines)
+    assert lines[1]["train/lr"] == pytest.approx(2e-3)  # the first update's own, not the next one's
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["torch"] == torch.__version__ and provenance["commit"]
+    state = json.loads((checkpoint.newest(run / "checkpoints") / "state.json").read_text())
+    assert len(state["fingerprint"]) == 64
+    capsys.readouterr()
+    train(recipe, "adapter.name=dual_lora")
+    assert "the run is complete" in capsys.readouterr().out
+
+
+def test_a_loaded_run_is_the_trained_model(recipe):
+    for adapter in ("full", "lora", "dual_lora"):
+        found, _ = train(recipe, f"adapter.name={adapter}", f"run.name={adapter}", *QUIET)
+        run = recipe.parent / "runs" / adapter
+        loaded = load_run(run).state_dict()
+        assert all(torch.equal(loaded[name], value) for name, value in found.items() if name in loaded)
+        base = load_run(run, base=True).backbone.state_dict()
+        start = load_file(recipe.parent / "base.safetensors")
+        assert all(torch.equal(base[name], value) for name, value in start.items())
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dual_lora"])
+def test_frozen_means_frozen(recipe, adapter):
+    start = load_file(recipe.parent / "base.safetensors")
+    found, _ = train(recipe, f"adapter.name={adapter}", *QUIET)
+    for name, value in start.items():
+        assert torch.equal(found[f"backbone.{name}"], value), f"{name} moved"
+    assert any(found[name].abs().sum() > 0 for name in found if name.endswith("lora_b"))
+
+
+def test_full_fine_tuning_moves_weights_and_statistics(recipe):
+    start = load_file(recipe.parent / "base.safetensors")
+    found, losses = train(recipe, "adapter.name=full", "schedule.epochs=4.0", *QUIET)
+    moved = [name for name, value in start.items() if not torch.equal(found[f"backbone.{name}"], value)]
+    assert any(name.endswith("running_mean") for name in moved) and any(name.endswith("weight") for name in moved)
+    values = list(losses.values())
+    assert np.mean(values[-4:]) < 0.5 * np.mean(values[:4])
+
+
+@pytest.mark.parametrize("overrides", [(), ("adapter.name=dual_lora", "optim.accumulate=2", "train.precision=bf16")])
+def test_resuming_at_an_epochs_end_gives_the_undisturbed_run(recipe, overrides):
+    common = ("schedule.epochs=4.0", "optim.name=sgd", "optim.lr=0.05", *QUIET, *overrides)
+    straight, straight_losses = train(recipe, "run.name=straight", *common)
+    # the same run, of which only the first checkpoint is left
+    train(recipe, "run.name=broken", *common, "train.keep=9")
+    folder = recipe.parent / "runs" / "broken" / "checkpoints"
+    first, *later = sorted(folder.iterdir())
+    for path in later:
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    (recipe.parent / "runs" / "broken" / "metrics.jsonl").unlink()
+    resumed, losses = train(recipe, "run.name=broken", *common)
+    assert min(losses) == int(first.name.removeprefix("step_")) + 1 and losses
+    assert all(losses[update] == straight_losses[update] for update in losses)
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_other_records_and_a_missing_checkpoint_are_refused(recipe):
+    train(recipe, *QUIET)
+    with pytest.raises(ValueError, match="other records"):
+        train(recipe, "data.hold_out=3", *QUIET)
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        train(recipe, "train.resume=elsewhere", *QUIET)
+
+
+def test_starting_anew_keeps_the_earlier_run(recipe):
+    train(recipe, *QUIET)
+    train(recipe, "train.resume=never", *QUIET)
+    assert (recipe.parent / "runs" / "small.1" / "model" / "adapter.safetensors").is_file()
+
+
+def test_accumulation_equals_the_big_batch(recipe):
+    # no flips' difference: the positions are the same; no batch statistics: the base is frozen
+    common = ("adapter.name=lora", "optim.name=sgd", "optim.lr=0.01", "schedule.epochs=2.0", *QUIET)
+    big, _ = train(recipe, "run.name=big", "data.batch_size=6", *common)
+    small, _ = train(recipe, "run.name=parts", "data.batch_size=2", "optim.accumulate=3", *common)
+    for name, value in big.items():
+        torch.testing.assert_close(small[name], value, rtol=2e-4, atol=2e-6, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_train_as_one(recipe, processes):
+    # the same global batch of 6; without a step of its own nothing would differ either, so the loss has to move
+    common = ("adapter.name=dual_lora", "optim.name=sgd", "optim.lr=0.01", "schedule.epochs=2.0", *QUIET)
+    alone, losses = train(recipe, "run.name=alone", "data.batch_size=6", *common)
+    several = run_processes(
+        processes, in_a_process, recipe, ("run.name=several", f"data.batch_size={6 // processes}", *common)
+    )
+    for update, loss in losses.items():
+        assert several[0][1][update] == pytest.approx(loss, rel=1e-3)
+    for name, value in several[0][0].items():
+        if not name.startswith("classifier."):
+            torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5, msg=name)
+            assert all(torch.equal(value, other[0][name]) for other in several[1:]), f"{name} differs among processes"
+    centres = torch.cat([found["classifier.weight"] for found, _ in several])
+    torch.testing.assert_close(centres, alone["classifier.weight"], rtol=1e-3, atol=1e-5)
+
+
+def overflow_on_one(rank, recipe, overrides):
+    """One update whose class gradients are infinite on process 1 only."""
+    trainer = Trainer(settings.load(recipe, overrides), World(rank, rank, dist.get_world_size(), CPU))
+    batches = trainer.loader.batches(0)
+    if rank == 1:
+        trainer.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    scale = trainer.scaler.get_scale()
+    trainer.train_update(batches)
+    batches.close()
+    after = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    scales = (scale, trainer.scaler.get_scale())
+    trainer.close()
+    return before, after, scales
+
+
+@pytest.mark.slow
+def test_an_overflow_on_one_process_skips_the_update_on_all(recipe):
+    overrides = ("train.precision=fp16", "adapter.name=lora", "data.batch_size=2", *QUIET)
+    for before, after, (scale, next_scale) in run_processes(2, overflow_on_one, recipe, overrides):
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert next_scale == scale / 2
+
+
+def reduced_bytes(rank, recipe, overrides):
+    """Bytes that DDP reduces in one update, and the bytes of what is trained."""
+    trainer = Trainer(settings.load(recipe, overrides), World(rank, rank, dist.get_world_size(), CPU))
+    seen = []
+
+    def count(state, bucket):
+        seen.append(bucket.buffer().nbytes)
+        return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda f: f.value()[0])
+
+    trainer.network.register_comm_hook(None, count)
+    batches = trainer.loader.batches(0)
+    trainer.train_update(batches)
+    batches.close()
+    wanted = sum(p.nbytes for p in trainer.trained)
+    trainer.close()
+    return sum(seen), wanted
+
+
+@pytest.mark.slow
+def test_nothing_frozen_is_reduced(recipe):
+    for seen, wanted in run_processes(2, reduced_bytes, recipe, ("adapter.name=lora", "data.batch_size=2", *QUIET)):
+        assert seen == wanted > 0
+
+
+def test_dry_run_prints_the_plan_takes_a_step_and_writes_nothing(recipe, capsys):
+    world = distributed.start("cpu")
+    try:
+        trainer = Trainer(settings.load(recipe, ["adapter.name=lora"]), world)
+        trainer.dry_run()
+        trainer.close()
+        del trainer
+    finally:
+        distributed.stop()
+    said = capsys.readouterr().out
+    for word in ("30 images, 6 classes", "trainable", "%", "updates", "lr", "MiB", "one update done, loss"):
+        assert word in said
+    assert not (recipe.parent / "runs").exists()
+
+
+def test_wrong_settings_are_answered_in_words(recipe):
+    for override, said in (
+        ("train.precision=fp8", "must be one of"),
+        ("data.records=[]", "names no record file"),
+        ("data.loader=mxnet", "must be auto, torch or dali"),
+        ("classifier.init=zeros", "random or class_means"),
+        ("schedule.warmup_epochs=2.0", "only rise"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            train(recipe, override, *QUIET)
+
+
+def test_class_means_start_the_centres_at_the_embeddings(recipe):
+    _, random_start = train(recipe, "adapter.name=lora", "run.name=a", *QUIET)
+    _, means_start = train(recipe, "adapter.name=lora", "run.name=b", "classifier.init=class_means", *QUIET)
+    assert means_start[1] < 0.7 * random_start[1]
+    assert Path(recipe.parent / "runs" / "b").is_dir()
