@@ -1,0 +1,49 @@
+"""The door to the export."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recognition import model as models
+from tests.recognition.test_export import gated
+from tools import export_onnx as door
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder whose model is a small gated one."""
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    monkeypatch.setattr(models, "load_run", lambda path: gated())
+    return folder
+
+
+def test_writes_into_the_run_and_prints_cosine_and_difference(run: Path, capsys: pytest.CaptureFixture) -> None:
+    assert door.main([str(run)]) == 0
+    said = capsys.readouterr().out
+    assert (run / "onnx" / "trial.onnx").is_file() and (run / "onnx" / "manifest.json").is_file()
+    assert "lowest cosine 1.0000000" in said and "at batches 1, 2, 7" in said and " s\n" in said
+    assert door.main([str(run), "--two-inputs"]) == 0
+    assert (run / "onnx" / "trial_two_inputs.onnx").is_file()
+
+
+def test_a_file_of_ones_own_choice(run: Path, tmp_path: Path) -> None:
+    assert door.main([str(run), "--out", str(tmp_path / "models" / "face.onnx"), "--opset", "17"]) == 0
+    assert (tmp_path / "models" / "face.onnx").is_file()
+
+
+def test_what_cannot_be_exported_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert door.main([str(tmp_path / "nowhere")]) == 2
+    assert "is no run folder" in capsys.readouterr().err
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; from tools.export_onnx import parse; parse(['--help'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "--two-inputs" in done.stdout, done.stderr

@@ -1,0 +1,81 @@
+"""Writes a trained run as one ONNX file: an aligned face in, its embedding out; scorer and quality gate inside.
+
+    python tools/export_onnx.py runs/demo                       RUN/onnx/NAME.onnx, with InsightFace's manifest.json
+    python tools/export_onnx.py runs/demo --out models/face.onnx
+    python tools/export_onnx.py runs/demo --two-inputs          the raw quality score stays an input
+
+The file is kept only if onnxruntime agrees with torch at batches 1, 2 and 7. InsightFace opens it:
+insightface.model_zoo.get_model("RUN/onnx/NAME.onnx").
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line. Answers --help without importing torch."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--out", metavar="FILE", help="the .onnx file, in place of RUN/onnx/NAME.onnx")
+    parser.add_argument("--two-inputs", action="store_true", help="keep the score as a second input")
+    parser.add_argument("--opset", type=int, default=18, help="ONNX operator set (default: %(default)s)")
+    parser.add_argument(
+        "--exporter",
+        choices=("trace", "export"),
+        default="trace",
+        help="export: through torch.export, ten times slower, for a model whose code branches (default: %(default)s)",
+    )
+    return parser.parse_args(argv)
+
+
+def target(arguments: argparse.Namespace) -> Path:
+    """The file that is written."""
+    if arguments.out:
+        return Path(arguments.out)
+    run = Path(arguments.run).resolve()
+    return Path(arguments.run) / "onnx" / f"{run.name}{'_two_inputs' if arguments.two_inputs else ''}.onnx"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exports and reports. Returns 0, or 2 where the run cannot be exported."""
+    arguments = parse(argv)
+    try:
+        _export(arguments)
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        print(f"{arguments.run}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    from recognition.export import BATCHES, export_onnx
+    from recognition.model import load_run
+
+    model = load_run(arguments.run)
+    print(f"{arguments.run}: loaded in {time.perf_counter() - start:.1f} s; exporting and comparing ...", flush=True)
+    start = time.perf_counter()
+    report = export_onnx(
+        model,
+        target(arguments),
+        two_inputs=arguments.two_inputs,
+        opset=arguments.opset,
+        exporter=arguments.exporter,
+        metadata={"run": Path(arguments.run).resolve().name},
+    )
+    print(f"{report.path}: {report.size / 2**20:.1f} MiB in {time.perf_counter() - start:.1f} s")
+    batches = ", ".join(str(batch) for batch in BATCHES)
+    print(
+        f"onnxruntime against torch at batches {batches}: lowest cosine {report.cosine:.7f}, "
+        f"largest relative difference {report.difference:.1e}"
+    )
+    if report.manifest is not None:
+        print(f"{report.manifest}: preprocessing and sha256 for InsightFace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
