@@ -1,9 +1,8 @@
 # make demo | test | check | test-mxnet | test-gpu
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := data/demo
 
-.PHONY: setup demo test check lint test-mxnet test-gpu clean
+.PHONY: setup demo-data demo test check lint test-mxnet test-gpu clean
 setup: .venv/ready
 
 .venv/ready: requirements.txt pyproject.toml
@@ -12,8 +11,11 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-demo: setup
-	$(BIN)/python tools/make_synthetic.py $(DEMO)
+demo-data: setup
+	$(BIN)/python tools/make_synthetic.py data/demo --identities 200 --images 12 --first-identity 100000
+	$(BIN)/python tools/make_synthetic.py data/demo_test --identities 120 --images 8 --first-identity 200000 --pairs 600
+
+demo: demo-data
 	$(BIN)/torchrun --nproc-per-node 2 tools/train.py configs/demo.py
 	$(BIN)/python tools/export_onnx.py runs/demo
 	@echo

@@ -21,8 +21,8 @@ config.adapter = edict(name="full")  # what is trained of the backbone: full, lo
 
 config.scorer = edict(name="sharpness")  # quality score of what the network sees; used only by adapters with a gate
 config.gate = edict()
-config.gate.midpoint = 0.5  # score at which the gate is 0.5, in the scorer's own units
-config.gate.slope = 1.0  # change of the gate per unit of score, at the midpoint
+config.gate.midpoint = 1.4  # score at which the gate is 0.5, in the scorer's own units
+config.gate.slope = 0.7  # change of the gate per unit of score, at the midpoint
 config.gate.shape = "linear"  # linear = clamped, PETALface's map made safe; sigmoid = smooth
 
 config.margin = edict(name="cosface", margin=0.4, scale=64.0)  # the classification loss on cosines
@@ -83,5 +83,6 @@ config.evaluation.ranks = [1, 5, 20]  # of identification
 config.evaluation.flip = False  # add the embedding of the mirrored face
 config.evaluation.batch_size = 128  # images per process
 config.evaluation.bootstrap = 1000  # resamples behind each interval, 0 = no intervals
+config.evaluation.seed = 0  # of the resamples
 config.evaluation.every = 0.0  # epochs between evaluations, 0 = at the end only
 config.evaluation.at_start = True  # evaluate the starting model too: the 'before' of every table

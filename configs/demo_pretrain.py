@@ -1,6 +1,6 @@
 """The demo's base model: MobileFaceNet-nano from scratch on high-quality synthetic faces only.
 
-Needs   data/demo_pretrain, made by: python tools/make_synthetic.py data/demo_pretrain --identities 1500 --images 20
+Needs   data/demo_pretrain, made by: python tools/make_synthetic.py data/demo_pretrain --identities 700 --images 14
 Run     torchrun --nproc-per-node 2 tools/train.py configs/demo_pretrain.py
         python tools/convert_checkpoint.py runs/demo_pretrain/model/adapter.safetensors weights/demo_base.safetensors
 Expect  see the card beside weights/demo_base.safetensors
@@ -12,7 +12,7 @@ config = edict()
 config.needs = [
     edict(
         path="data/demo_pretrain/train.rec",
-        help="make it: python tools/make_synthetic.py data/demo_pretrain --identities 1500 --images 20",
+        help="make it: python tools/make_synthetic.py data/demo_pretrain --identities 700 --images 14",
     )
 ]
 config.backbone = edict(name="mobilefacenet_nano")
@@ -20,5 +20,5 @@ config.adapter = edict(name="full")
 config.margin = edict(name="cosface", margin=0.3, scale=32.0)
 config.data = edict(records="data/demo_pretrain/train.rec", batch_size=64, workers=0)
 config.optim = edict(name="adamw", lr=2e-3, weight_decay=0.05)
-config.schedule = edict(name="cosine", epochs=8.0, warmup_epochs=0.5)
-config.train = edict(log_every=20)
+config.schedule = edict(name="cosine", epochs=5.0, warmup_epochs=0.5)
+config.train = edict(log_every=20, save_every=1.0)

@@ -29,7 +29,7 @@ config.backbone = edict(
 )
 config.adapter = edict(name="dual_lora", rank=8, dropout=0.1, dropout_at="output", targets=["**.attn.qkv"], head=True)
 config.scorer = edict(name="sharpness")
-config.gate = edict(midpoint=1.5, slope=0.8)  # log Laplacian energy of a face: 2.1 at 112 px, 1.35 at 28, 0.6 at 7
+config.gate = edict(midpoint=1.4, slope=0.7)  # log energy of a face: 2.1 at 112 px, 1.9 at 56, 1.35 at 28, 0.8 at 14
 config.margin = edict(name="cosface", margin=0.4, scale=64.0)
 config.data = edict(records="data/tinyface/train.rec", batch_size=8, workers=2)
 config.optim = edict(name="adamw", lr=5e-4, weight_decay=0.1, clip=5.0)

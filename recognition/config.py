@@ -11,7 +11,7 @@ from pathlib import Path
 
 from easydict import EasyDict
 
-from recognition.registry import KINDS, Registry, nearest
+from recognition.registry import nearest, registry_of
 
 BASE = Path(__file__).resolve().parent.parent / "configs" / "base.py"
 
@@ -86,7 +86,7 @@ def plugin_faults(config: EasyDict) -> list[str]:
     faults = []
     for section, kind, values in chosen:
         try:
-            Registry(kind, KINDS[kind]).check(values["name"], arguments(values, section))
+            registry_of(kind).check(values["name"], arguments(values, section))
         except (ValueError, KeyError) as error:
             faults.append(f"config.{section}: {error if isinstance(error, ValueError) else 'it has no name'}")
     return faults
@@ -124,8 +124,10 @@ def _lay(below: EasyDict, above: dict, where: str, faults: list[str]) -> None:
                 below[key] = EasyDict({**kept, **copy.deepcopy(value)})
             else:
                 _lay(below[key], value, f"{name}.", faults)
-        elif section in PLUGINS or _fits(value, below[key]):
+        elif section in PLUGINS and key not in OWN_KEYS.get(section, ()):
             below[key] = copy.deepcopy(value)
+        elif _fits(value, below[key]):
+            below[key] = _as(value, below[key])
         else:
             faults.append(
                 f"config.{name} is {value!r}; it takes {_kind_of(below[key])}, such as its default {below[key]!r}"
@@ -170,6 +172,15 @@ def _fits(value: object, default: object) -> bool:
     if isinstance(default, list | tuple):
         return isinstance(value, list | tuple | str)  # one file name stands for a list of one
     return isinstance(value, type(default))
+
+
+def _as(value: object, default: object) -> object:
+    """The value in its default's type, so that what is laid over it later is held to the same."""
+    if isinstance(default, float):
+        return float(value)
+    if isinstance(default, list):
+        return [value] if isinstance(value, str) else copy.deepcopy([*value])
+    return copy.deepcopy(value)
 
 
 def _kind_of(default: object) -> str:

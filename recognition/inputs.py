@@ -1,17 +1,23 @@
-"""From a recipe to records and a loader over them."""
+"""From a recipe to records, a loader over them, and class centres to start from."""
 
 from __future__ import annotations
 
 import importlib.util
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from easydict import EasyDict
+from torch import Tensor
 
 from recognition.data.dali_loader import DaliLoader
 from recognition.data.degrade import Degradation
 from recognition.data.order import SampleOrder
+from recognition.data.pairs import RecordImages
 from recognition.data.records import Records
 from recognition.data.torch_loader import TorchLoader
 from recognition.distributed import World
+from recognition.evaluation.embed import Embedder, embed
 from recognition.objectives import OBJECTIVES
 
 
@@ -50,3 +56,19 @@ def build_loader(config: EasyDict, records: Records, order: SampleOrder, world: 
         device=world.device,
         fields=tuple(sorted(wanted)),
     )
+
+
+def class_means(model: Embedder, records: Records, world: World) -> Tensor:
+    """Unit mean of each class's unit embeddings, (C, D) float32, of the records as they are stored; by all processes.
+
+    A class of no image gets a random direction, a function of its number.
+    """
+    images = RecordImages((records, np.arange(len(records))))
+    embeddings = F.normalize(embed(model, images, world=world))
+    label = torch.from_numpy(records.labels).to(embeddings.device)
+    sums = embeddings.new_zeros(records.num_classes, embeddings.shape[1]).index_add_(0, label, embeddings)
+    empty = (sums == 0).all(1).nonzero().squeeze(1)
+    for number in empty.tolist():
+        generator = torch.Generator().manual_seed(number)
+        sums[number] = torch.randn(embeddings.shape[1], generator=generator).to(sums)
+    return F.normalize(sums)

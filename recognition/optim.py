@@ -9,7 +9,6 @@ import torch
 from easydict import EasyDict
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from recognition.types import Adapter
 
@@ -29,6 +28,8 @@ def build_optimizer(config: EasyDict, model: nn.Module, classifier: nn.Module, a
         *_split_by_decay(rest, settings.lr, settings.weight_decay),
         *_split_by_decay(classifier.parameters(), settings.lr * config.classifier.lr_scale, settings.weight_decay),
     ]
+    for group in groups:
+        group["peak_lr"] = group["lr"]
     if settings.name == "sgd":
         return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
     if settings.name == "adamw":
@@ -48,22 +49,33 @@ def lr_factor(update: int, total: int, warmup: int, name: str = "polynomial", po
     Warm-up: (update + 1) / warmup. Then with t = (update - warmup) / (total - warmup): (1 - t)^power for "polynomial",
     (1 + cos(pi t)) / 2 for "cosine". Zero from `total` on.
     """
+    if name not in ("polynomial", "cosine"):
+        raise ValueError(f"config.schedule.name is '{name}'; it must be 'polynomial' or 'cosine'")
     if update < warmup:
         return (update + 1) / warmup
     t = min(1.0, (update - warmup) / max(1, total - warmup))
-    if name == "polynomial":
-        return (1 - t) ** power
-    if name == "cosine":
-        return (1 + math.cos(math.pi * t)) / 2
-    raise ValueError(f"config.schedule.name is '{name}'; it must be 'polynomial' or 'cosine'")
+    return (1 - t) ** power if name == "polynomial" else (1 + math.cos(math.pi * t)) / 2
 
 
-def build_schedule(config: EasyDict, optimizer: Optimizer, total: int, warmup: int) -> LambdaLR:
-    """The plan for `total` updates, the first `warmup` of them rising; step it once after every update."""
-    settings = config.schedule
-    if warmup >= total > 0:
-        raise ValueError(
-            f"config.schedule.warmup_epochs={settings.warmup_epochs} is {warmup} updates of {total}: "
-            "the learning rate would only rise; make it less than schedule.epochs"
-        )
-    return LambdaLR(optimizer, lambda k: lr_factor(k, total, warmup, settings.name, settings.power))
+class Schedule:
+    """The learning-rate plan of a run: a pure function of the update, so there is nothing to save."""
+
+    def __init__(self, settings: EasyDict, total: int, warmup: int) -> None:
+        """settings: the section config.schedule. total: updates of the run, of which the first `warmup` rise."""
+        if warmup >= total > 0:
+            raise ValueError(
+                f"config.schedule.warmup_epochs={settings.warmup_epochs:g} is {warmup} updates of {total}: "
+                "the learning rate would only rise; make it less than schedule.epochs"
+            )
+        self.settings, self.total, self.warmup = settings, total, warmup
+        self.factor(0)  # a wrong name is an error now, not at the end of the warm-up
+
+    def factor(self, update: int) -> float:
+        """Share of the peak at an update."""
+        return lr_factor(update, self.total, self.warmup, self.settings.name, self.settings.power)
+
+    def apply(self, optimizer: Optimizer, update: int) -> float:
+        """Set the learning rate of every group for an update. Returns the first group's."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * self.factor(update)
+        return optimizer.param_groups[0]["lr"]

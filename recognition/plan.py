@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from recognition.model import count_parameters
-from recognition.optim import lr_factor
 from recognition.types import IMAGE_SIZE
 
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ def describe(trainer: Trainer) -> list[str]:
         f"records   {records.num_images:,} images, {records.num_classes:,} classes in {len(records.shards)} shard(s)",
         f"network   {config.backbone.name}, {total:,} parameters, adapter {config.adapter.name}: "
         f"{trainable:,} trainable ({100 * trainable / total:.3f} %)",
-        f"steps     {trainer.total:,} updates of {trainer.images_per_update:,} images "
+        f"steps     {trainer.schedule.total:,} updates of {trainer.images_per_update:,} images "
         f"({world.world_size} process(es) on {world.device.type}, {config.train.precision}), "
         f"{config.schedule.epochs:g} epochs",
         f"lr        {learning_rates(trainer)}",
@@ -38,10 +36,9 @@ def describe(trainer: Trainer) -> list[str]:
 
 def learning_rates(trainer: Trainer) -> str:
     """The plan at its first update, the peak, the middle and the last update."""
-    settings, total, warmup = trainer.config.schedule, trainer.total, trainer.warmup
-    points = sorted({0, warmup, total // 2, total - 1})
-    factors = [lr_factor(k, total, warmup, settings.name, settings.power) for k in points]
-    return ", ".join(f"{trainer.config.optim.lr * f:.2e} at {k}" for k, f in zip(points, factors, strict=True))
+    schedule, total = trainer.schedule, trainer.schedule.total
+    points = sorted({0, schedule.warmup, total // 2, total - 1})
+    return ", ".join(f"{trainer.config.optim.lr * schedule.factor(k):.2e} at {k}" for k in points)
 
 
 def memory(trainer: Trainer) -> str:
@@ -81,14 +78,3 @@ def kept_bytes(trainer: Trainer) -> int:
         del held
     model.train(was_training)
     return size // 2
-
-
-def set_aside(run: Path) -> None:
-    """Rename an earlier run of the same name, so that nothing of it is lost or mixed in."""
-    if not any((run / name).exists() for name in ("config.json", "checkpoints", "metrics.jsonl")):
-        return
-    number = 1
-    while (aside := run.with_name(f"{run.name}.{number}")).exists():
-        number += 1
-    run.rename(aside)
-    print(f"kept the earlier run as {aside}")

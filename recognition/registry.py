@@ -145,6 +145,12 @@ class Registry:
         return f"{self.kind} '{name}' is registered twice: in {first} and in {second}; rename one of them"
 
 
+def registry_of(kind: str) -> Registry:
+    """The one registry of a kind; importing its package costs no torch."""
+    package = vars(importlib.import_module(KINDS[kind]))
+    return next(value for value in package.values() if isinstance(value, Registry))
+
+
 def _place_of(plugin: Callable) -> str:
     code = inspect.unwrap(plugin)
     try:

@@ -12,7 +12,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("recognition", "adapters", "iqa")
 CONTRACTS = ("registry", "gate", "config", "distributed", "types")
 PARTS = ("backbones", "margins", "objectives", "data", "partial_fc", "weights")
-ASSEMBLY = ("model", "activation_checkpoint", "inputs", "optim", "checkpoint", "logs", "export", "evaluation")
+ASSEMBLY = (
+    "model",
+    "activation_checkpoint",
+    "inputs",
+    "optim",
+    "checkpoint",
+    "delivery",
+    "logs",
+    "export",
+    "evaluation",
+)
 ENGINE = ("trainer", "plan")
 
 

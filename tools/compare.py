@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from recognition import config as settings
+
 TRAIN = Path(__file__).with_name("train.py")
 
 
@@ -31,6 +33,7 @@ class Job:
     overrides: tuple[str, ...]
     seed: int
     folder: Path
+    evaluates_base: bool  # every run starts from the same model: one of them measures it
 
     @property
     def run(self) -> Path:
@@ -39,11 +42,12 @@ class Job:
     @property
     def command(self) -> list[str]:
         own = [f"run.root={self.folder}", f"run.name={self.run.name}", f"run.seed={self.seed}"]
+        own.append(f"evaluation.at_start={self.evaluates_base}")
         return [sys.executable, str(TRAIN), str(self.recipe), *self.overrides, *own]
 
     @property
     def done(self) -> bool:
-        return (self.run / "report" / "after" / "results.json").is_file()
+        return (self.run / "model" / "adapter.safetensors").is_file()
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,13 +69,22 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def jobs_of(arguments: argparse.Namespace) -> list[Job]:
-    """Every combination; seeds outermost, so that one whole table stands early."""
-    settings = arguments.setting or [["default"]]
-    return [
-        Job(recipe, name, (*overrides, *arguments.common), seed, arguments.out)
+    """Every combination; seeds outermost, so that one whole table stands early.
+
+    ConfigError for a recipe that does not resolve, or recipes that start from different models.
+    """
+    bases = {str(settings.load(recipe, arguments.common).backbone) for recipe in arguments.recipes}
+    if len(bases) > 1:
+        raise settings.ConfigError(f"the recipes start from different models, so they share no base: {sorted(bases)}")
+    combinations = [
+        (seed, name, tuple(overrides), recipe)
         for seed in arguments.seeds
-        for name, *overrides in settings
+        for name, *overrides in arguments.setting or [["default"]]
         for recipe in arguments.recipes
+    ]
+    return [
+        Job(recipe, name, (*overrides, *arguments.common), seed, arguments.out, evaluates_base=number == 0)
+        for number, (seed, name, overrides, recipe) in enumerate(combinations)
     ]
 
 
@@ -91,10 +104,14 @@ def execute(job: Job, threads: int) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs what is not done, then writes the table. Returns 1 where a run failed."""
+    """Runs what is not done, then writes the table. Returns 1 where a run failed, 2 where the call cannot be."""
     arguments = parse(argv)
+    try:
+        jobs = jobs_of(arguments)
+    except settings.ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     arguments.out.mkdir(parents=True, exist_ok=True)
-    jobs = jobs_of(arguments)
     waiting = [job for job in jobs if not job.done]
     print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them done already", flush=True)
     failed = 0

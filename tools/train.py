@@ -13,7 +13,7 @@ import os
 import sys
 
 from recognition import config as settings
-from recognition.registry import KINDS, Registry
+from recognition.registry import KINDS, registry_of
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,7 +37,7 @@ def list_plugins() -> str:
     """Every plugin of every kind, one line each."""
     lines = []
     for kind in KINDS:
-        registry = Registry(kind)
+        registry = registry_of(kind)
         lines += [f"{kind}s", *(f"  {name:<18} {registry.summary(name)}" for name in registry.names()), ""]
     return "\n".join(lines)
 

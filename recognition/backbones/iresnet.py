@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from recognition.backbones import BACKBONES
+from recognition.backbones._layers import PReLU
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -20,7 +21,7 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.prelu = nn.PReLU(outputs)
+        self.prelu = PReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.downsample = None
@@ -48,7 +49,7 @@ class IResNet(nn.Module):
         self.embedding_size = embedding_size
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        self.prelu = nn.PReLU(WIDTHS[0])
+        self.prelu = PReLU(WIDTHS[0])
         self.layer1 = _stage(WIDTHS[0], WIDTHS[0], blocks[0])  # 56 x 56
         self.layer2 = _stage(WIDTHS[0], WIDTHS[1], blocks[1])
         self.layer3 = _stage(WIDTHS[1], WIDTHS[2], blocks[2])

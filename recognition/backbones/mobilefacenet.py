@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from recognition.backbones import BACKBONES
+from recognition.backbones._layers import PReLU
 
 
 class Stack(nn.Module):
@@ -120,7 +121,7 @@ def _convolution(
         nn.BatchNorm2d(outputs, eps=eps),
     ]
     if activation:
-        layers.append(nn.PReLU(outputs))
+        layers.append(PReLU(outputs))
     return Stack(*layers)
 
 

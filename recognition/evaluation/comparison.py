@@ -39,23 +39,24 @@ class Cell:
 def write_comparison(folder: str | Path, runs: Mapping[tuple[str, str, int], Path]) -> str:
     """Write folder/comparison.md and return its text. runs: (setting, recipe, seed) -> finished run folder.
 
-    For each setting: the starting model and every recipe, per set and measure, at every low resolution. Values are means
-    over seeds; intervals are 95 % bootstrap over pairs, or over people for ranks, with the same resamples for all rows.
+    For each setting: the starting model, as one of the runs has evaluated it, and every recipe, per set and measure, at
+    every low resolution. Values are means over seeds; intervals are 95 % bootstrap over pairs, over people for ranks,
+    with the same resamples for all rows.
     """
     settings = list(dict.fromkeys(setting for setting, _, _ in runs))
-    text = "\n".join(_setting(s, {k[1:]: v for k, v in runs.items() if k[0] == s}) for s in settings)
+    before = next((path / "report" / "before" for path in runs.values() if (path / "report" / "before").is_dir()), None)
+    base = {} if before is None else {BASE: [load_results(before)]}
+    text = "\n".join(_setting(s, {k[1:]: v for k, v in runs.items() if k[0] == s}, base) for s in settings)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "comparison.md").write_text(text)
     return text
 
 
-def _setting(setting: str, runs: Mapping[tuple[str, int], Path]) -> str:
+def _setting(setting: str, runs: Mapping[tuple[str, int], Path], base: dict[str, list[dict]]) -> str:
     recipes = list(dict.fromkeys(recipe for recipe, _ in runs))
     folders = {recipe: [path for (name, _), path in runs.items() if name == recipe] for recipe in recipes}
-    first = next(iter(runs.values()))
-    results = {BASE: [load_results(first / "report" / "before")]} if (first / "report" / "before").is_dir() else {}
-    results |= {r: [load_results(path / "report" / "after") for path in paths] for r, paths in folders.items()}
+    results = base | {r: [load_results(path / "report" / "after") for path in paths] for r, paths in folders.items()}
     lines = [f"## {setting}", "", *_costs(folders)]
     sample = next(iter(results.values()))[0]
     for name, sides in sample.items():

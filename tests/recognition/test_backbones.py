@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from adapters._targets import find, matching
 from recognition.backbones import BACKBONES
-from recognition.backbones._layers import DropPath
+from recognition.backbones._layers import DropPath, PReLU
 from recognition.backbones.iresnet import IResNet
 from recognition.backbones.mobilefacenet import MobileFaceNet
 from recognition.backbones.swin import Block, SwinTransformer
@@ -307,3 +307,24 @@ def test_swin_refuses_an_image_that_windows_do_not_tile():
 def test_derived_buffers_are_not_saved():
     keys = on_meta("swin_120").state_dict()
     assert not [key for key in keys if key.endswith(("relative_position_index", "attn_mask"))]
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 4, 5, 3)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_prelu_has_torchs_value_and_gradients(shape, layout):
+    if len(shape) == 2 and layout is torch.channels_last:
+        pytest.skip("channels_last is a layout of four axes")
+    ours, theirs = PReLU(4).double(), nn.PReLU(4).double()
+    slopes = torch.tensor([0.25, 0.0, -0.5, 2.0], dtype=torch.float64)
+    x = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=layout)
+    x.flatten()[0] = 0.0
+    found = []
+    for layer in (ours, theirs):
+        layer.weight.data.copy_(slopes)
+        leaf = x.clone().requires_grad_()
+        y = layer(leaf)
+        y.pow(3).sum().backward()
+        found.append((y, leaf.grad, layer.weight.grad))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(ours, torch.randn(shape, dtype=torch.float64, requires_grad=True))

@@ -43,7 +43,7 @@ def test_backbone_weights_survive_another_backbone(tmp_path):
         ("optim.lr=1", "optim", "lr", 1),
         ("data.flip=false", "data", "flip", False),
         ("run.name=7", "run", "name", "7"),
-        ("data.records=a.rec", "data", "records", "a.rec"),
+        ("data.records=a.rec", "data", "records", ["a.rec"]),
         ("degradation.sides=[7,28]", "degradation", "sides", [7, 28]),
         ("margin.margin=0.2", "margin", "margin", 0.2),
     ],
@@ -74,6 +74,13 @@ def test_all_faults_come_at_once(tmp_path):
     with pytest.raises(ConfigError) as error:
         load(recipe(tmp_path, "config.optim = edict(a=1, b=2)"), ["optim.c=3", "nonsense"])
     assert len(str(error.value).splitlines()) == 4
+
+
+def test_a_setting_keeps_its_type_through_all_layers(tmp_path):
+    path = recipe(tmp_path, 'config.data = edict(records="a.rec")\nconfig.optim = edict(lr=1)')
+    config = load(path, ["data.records=['b.rec', 'c.rec']", "optim.lr=0.5"])
+    assert config.data.records == ["b.rec", "c.rec"] and config.optim.lr == 0.5
+    assert load(path, ["data.records=[]"]).data.records == []
 
 
 def test_a_missing_recipe_and_a_circle_of_parents_are_named(tmp_path):

@@ -1,10 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
-import torch
 from easydict import EasyDict
 from torch import nn
 
-from recognition.optim import build_optimizer, build_schedule, lr_factor
+from recognition.optim import Schedule, build_optimizer, lr_factor
 
 
 @pytest.mark.parametrize("name", ["lr_w0_t500_p2", "lr_w100_t1000_p1"])
@@ -22,7 +23,7 @@ def test_warmup_rises_from_the_first_update_and_the_plan_ends_near_zero():
     for name in ("polynomial", "cosine"):
         factors = [lr_factor(k, 20, 4, name) for k in range(20)]
         assert factors[:4] == [0.25, 0.5, 0.75, 1.0] and factors[4] == 1.0
-        assert all(a > b for a, b in zip(factors[4:], factors[5:], strict=False)) and 0 < factors[-1] < 0.1
+        assert all(a > b for a, b in itertools.pairwise(factors[4:])) and 0 < factors[-1] < 0.1
         assert lr_factor(25, 20, 4, name) == pytest.approx(0)
 
 
@@ -65,8 +66,16 @@ def test_an_adapters_own_groups_keep_their_lr():
 def test_wrong_names_and_a_warmup_without_end_are_errors():
     with pytest.raises(ValueError, match="'lion'; it must be"):
         build_optimizer(settings(name="lion"), nn.Linear(2, 2), nn.Linear(2, 2), object())
-    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=1.0)
     with pytest.raises(ValueError, match="warmup_epochs"):
-        build_schedule(settings(), optimizer, total=10, warmup=10)
+        Schedule(settings().schedule, total=10, warmup=10)
     with pytest.raises(ValueError, match="'step'; it must be"):
-        lr_factor(3, 10, 0, "step")
+        Schedule(EasyDict(name="step", power=1.0, warmup_epochs=0.0), 10, 0)
+
+
+def test_every_group_follows_the_plan_from_its_own_peak():
+    optimizer = build_optimizer(settings(), nn.Linear(3, 3), nn.Linear(3, 4, bias=False), object())
+    schedule = Schedule(settings().schedule, total=10, warmup=2)
+    assert schedule.apply(optimizer, 0) == pytest.approx(0.05)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.05, 0.1}
+    schedule.apply(optimizer, 6)
+    assert {round(group["lr"], 9) for group in optimizer.param_groups} == {0.05, 0.1}

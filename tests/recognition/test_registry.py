@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from recognition.registry import KINDS, Registry
+from recognition.registry import KINDS, Registry, registry_of
 
 PLUGIN = '''
 from plugins_of_test import THINGS
@@ -96,6 +96,6 @@ def test_entry_points_of_installed_packages_are_plugins(things, tmp_path, monkey
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_shipped_plugin_has_a_summary(kind):
-    found = Registry(kind)
+    found = registry_of(kind)
     for name in found.names():
         assert len(found.summary(name)) > 10, f"{kind} '{name}' needs a docstring whose first line tells what it is"

@@ -1,3 +1,4 @@
+import contextlib
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from recognition import checkpoint, distributed
 from recognition import config as settings
 from recognition.distributed import World
 from recognition.model import assemble, load_run
+from recognition.objectives import OBJECTIVES
 from recognition.trainer import Trainer
 from recognition.weights import write_weights
 from tests.launch import run_processes
@@ -54,6 +56,11 @@ def in_a_process(rank, recipe, overrides):
     return train(recipe, *overrides, world=world)
 
 
+def relative(one, two):
+    """Largest difference, as a share of the largest magnitude."""
+    return ((one - two).abs().max() / two.abs().max().clamp_min(1e-12)).item()
+
+
 QUIET = ("evaluation.sets=[]",)
 
 
@@ -83,7 +90,9 @@ def test_a_loaded_run_is_the_trained_model(recipe):
         found, _ = train(recipe, f"adapter.name={adapter}", f"run.name={adapter}", *QUIET)
         run = recipe.parent / "runs" / adapter
         loaded = load_run(run).state_dict()
-        assert all(torch.equal(loaded[name], value) for name, value in found.items() if name in loaded)
+        held = {n: v for n, v in found.items() if not n.startswith("classifier.") and "num_batches" not in n}
+        differ = [name for name, value in held.items() if not torch.equal(loaded[name], value)]
+        assert held and not differ
         base = load_run(run, base=True).backbone.state_dict()
         start = load_file(recipe.parent / "base.safetensors")
         assert all(torch.equal(base[name], value) for name, value in start.items())
@@ -121,10 +130,11 @@ def test_resuming_at_an_epochs_end_gives_the_undisturbed_run(recipe, overrides):
         path.rmdir()
     (recipe.parent / "runs" / "broken" / "metrics.jsonl").unlink()
     resumed, losses = train(recipe, "run.name=broken", *common)
-    assert min(losses) == int(first.name.removeprefix("step_")) + 1 and losses
+    assert min(losses) == int(first.name.removeprefix("step_")) + 1
     assert all(losses[update] == straight_losses[update] for update in losses)
     assert straight.keys() == resumed.keys()
-    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    compared = [name for name in straight if "num_batches" not in name]
+    assert all(torch.equal(straight[name], resumed[name]) for name in compared)
 
 
 def test_other_records_and_a_missing_checkpoint_are_refused(recipe):
@@ -142,31 +152,30 @@ def test_starting_anew_keeps_the_earlier_run(recipe):
 
 
 def test_accumulation_equals_the_big_batch(recipe):
-    # no flips' difference: the positions are the same; no batch statistics: the base is frozen
-    common = ("adapter.name=lora", "optim.name=sgd", "optim.lr=0.01", "schedule.epochs=2.0", *QUIET)
+    # two updates: from there on a random network multiplies what rounding left
+    common = ("adapter.name=lora", "optim.name=sgd", "optim.lr=0.01", "schedule.epochs=0.4", *QUIET)
     big, _ = train(recipe, "run.name=big", "data.batch_size=6", *common)
     small, _ = train(recipe, "run.name=parts", "data.batch_size=2", "optim.accumulate=3", *common)
-    for name, value in big.items():
-        torch.testing.assert_close(small[name], value, rtol=2e-4, atol=2e-6, msg=name)
+    moved = {name: relative(small[name], value) for name, value in big.items() if value.is_floating_point()}
+    assert max(moved.values()) < 1e-5, max(moved.items(), key=lambda item: item[1])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_train_as_one(recipe, processes):
-    # the same global batch of 6; without a step of its own nothing would differ either, so the loss has to move
-    common = ("adapter.name=dual_lora", "optim.name=sgd", "optim.lr=0.01", "schedule.epochs=2.0", *QUIET)
+    common = ("adapter.name=dual_lora", "optim.name=sgd", "optim.lr=0.01", "schedule.epochs=0.4", *QUIET)
     alone, losses = train(recipe, "run.name=alone", "data.batch_size=6", *common)
     several = run_processes(
         processes, in_a_process, recipe, ("run.name=several", f"data.batch_size={6 // processes}", *common)
     )
     for update, loss in losses.items():
-        assert several[0][1][update] == pytest.approx(loss, rel=1e-3)
+        assert several[0][1][update] == pytest.approx(loss, rel=1e-5)
     for name, value in several[0][0].items():
         if not name.startswith("classifier."):
-            torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5, msg=name)
+            assert relative(value.float(), alone[name].float()) < 1e-5, name
             assert all(torch.equal(value, other[0][name]) for other in several[1:]), f"{name} differs among processes"
     centres = torch.cat([found["classifier.weight"] for found, _ in several])
-    torch.testing.assert_close(centres, alone["classifier.weight"], rtol=1e-3, atol=1e-5)
+    assert relative(centres, alone["classifier.weight"]) < 1e-5
 
 
 def overflow_on_one(rank, recipe, overrides):
@@ -249,3 +258,74 @@ def test_class_means_start_the_centres_at_the_embeddings(recipe):
     _, means_start = train(recipe, "adapter.name=lora", "run.name=b", "classifier.init=class_means", *QUIET)
     assert means_start[1] < 0.7 * random_start[1]
     assert Path(recipe.parent / "runs" / "b").is_dir()
+
+
+def test_a_label_out_of_range_names_the_record(recipe):
+    world = distributed.start("cpu")
+    try:
+        trainer = Trainer(settings.load(recipe, QUIET), world)
+        trainer.classifier.num_classes = 3  # as if the labels had changed since the records were counted
+        with contextlib.closing(trainer.loader.batches(0)) as batches, pytest.raises(ValueError, match=r"key \d+"):
+            trainer.train_update(batches)
+        trainer.close()
+        del trainer
+    finally:
+        distributed.stop()
+
+
+def test_a_missing_evaluation_file_is_found_before_training(recipe):
+    missing = "evaluation.sets=[{'name': 'lfw', 'kind': 'bin', 'path': 'nowhere/lfw.bin'}]"
+    with pytest.raises(FileNotFoundError, match=r"'lfw'.*nowhere/lfw\.bin"):
+        train(recipe, missing)
+    assert not (recipe.parent / "runs").exists()
+
+
+def test_an_objective_is_added_with_its_weight(recipe):
+    class Pull(torch.nn.Module):
+        """Mean squared norm of the gathered embeddings."""
+
+        def forward(self, embedding, label, context):
+            assert len(embedding) == len(label) == 6 and context.batch.image.shape[0] == 6
+            return embedding.pow(2).mean()
+
+    OBJECTIVES.register("pull_of_this_test")(Pull)
+    _, alone = train(recipe, "run.name=alone", "schedule.epochs=0.2", *QUIET)
+    chosen = "objectives=[{'name': 'pull_of_this_test', 'weight': 10.0}]"
+    _, both = train(recipe, "run.name=both", "schedule.epochs=0.2", chosen, *QUIET)
+    assert both[1] > alone[1] + 0.1
+
+
+def train_on_cuda(recipe, *overrides):
+    world = distributed.start("cuda")
+    try:
+        return train(recipe, "train.device=cuda", *overrides, world=world)
+    finally:
+        distributed.stop()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_training_on_cuda_with_nccl_and_dali(recipe, precision):
+    _, losses = train_on_cuda(recipe, "data.loader=dali", f"train.precision={precision}", *QUIET)
+    assert losses and all(np.isfinite(loss) for loss in losses.values())
+
+
+@pytest.mark.gpu
+def test_two_runs_on_cuda_are_equal_bit_for_bit(recipe, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        one, _ = train_on_cuda(recipe, "run.name=one", "adapter.name=dual_lora", *QUIET)
+        two, _ = train_on_cuda(recipe, "run.name=two", "adapter.name=dual_lora", *QUIET)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+@pytest.mark.gpu
+def test_cuda_follows_the_cpu(recipe):
+    common = ("adapter.name=lora", "schedule.epochs=0.4", "optim.name=sgd", "optim.lr=0.01", *QUIET)
+    _, here = train(recipe, "run.name=cpu", *common)
+    _, there = train_on_cuda(recipe, "run.name=cuda", "data.loader=torch", *common)
+    assert all(there[update] == pytest.approx(loss, rel=1e-2) for update, loss in here.items())

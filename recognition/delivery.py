@@ -1,0 +1,73 @@
+"""What a run leaves in its folder: settings, provenance, the trained model with its card, a summary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from easydict import EasyDict
+from matplotlib.figure import Figure
+
+import adapters
+from recognition.config import arguments, to_json
+from recognition.logs import provenance
+from recognition.model import FaceModel, count_parameters
+from recognition.weights import write_weights
+
+MODEL = "model/adapter.safetensors"
+SUMMARY = "summary.json"
+
+
+def set_aside(run: Path) -> Path | None:
+    """Rename an earlier run of the same name, so that nothing of it is lost or mixed in. Returns its new name."""
+    if not any((run / name).exists() for name in ("config.json", "checkpoints", "metrics.jsonl")):
+        return None
+    number = 1
+    while (aside := run.with_name(f"{run.name}.{number}")).exists():
+        number += 1
+    run.rename(aside)
+    return aside
+
+
+def write_start(run: Path, config: EasyDict) -> None:
+    """The resolved settings and what they ran on."""
+    (run / "config.json").write_text(to_json(config))
+    (run / "provenance.json").write_text(json.dumps(provenance(), indent=2) + "\n")
+
+
+def write_model(run: Path, config: EasyDict, model: FaceModel, records: str) -> Path:
+    """What training made, as safetensors with its card: the adapter, or the whole backbone of full fine-tuning.
+
+    records: fingerprint of the training records. Returns the file's path.
+    """
+    card = {
+        "backbone": config.backbone.name,
+        "arguments": arguments(config.backbone, "backbone"),
+        "base_weights": config.backbone.weights,
+        "adapter": dict(config.adapter),
+        "gate": dict(config.gate),
+        "scorer": dict(config.scorer),
+        "records": records,
+        **provenance(),
+    }
+    write_weights(run / MODEL, adapters.state(model.backbone), card)
+    return run / MODEL
+
+
+def write_summary(run: Path, model: FaceModel, updates: int, train_seconds: float) -> None:
+    """Size and cost of the run, for tables that compare several."""
+    total, trainable = count_parameters(model)
+    summary = {
+        "updates": updates,
+        "train_seconds": train_seconds,
+        "parameters": total,
+        "trainable_parameters": trainable,
+    }
+    (run / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def write_picture(run: Path, name: str, figure: Figure) -> None:
+    """A figure as report/<name>.png."""
+    path = run / "report" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

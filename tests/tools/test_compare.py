@@ -1,0 +1,44 @@
+import pytest
+
+from tests.small import write_recipe
+from tools import compare
+
+
+@pytest.fixture
+def recipes(tmp_path):
+    write_recipe(tmp_path)
+    names = []
+    for name, extra in (("one", ""), ("two", "config.optim = edict(lr=1e-3)\n")):
+        path = tmp_path / f"{name}.py"
+        head = 'from easydict import EasyDict as edict\nparent = "small.py"\nconfig = edict()\n'
+        path.write_text(head + "config.schedule = edict(epochs=0.4)\n" + extra)
+        names.append(str(path))
+    return names
+
+
+@pytest.mark.slow
+def test_a_table_of_recipes_settings_and_seeds_resumes_and_pairs(tmp_path, recipes, capsys):
+    out = tmp_path / "out"
+    call = [str(out), *recipes, "--seeds", "0", "1", "--setting", "plain", "--setting", "dim", "degradation.share=0.5"]
+    assert compare.main([*call, "--jobs", "2", "--threads", "1"]) == 0
+    text = (out / "comparison.md").read_text()
+    assert text.count("## ") == 2 and "| base |" in text and "| one | 2 |" in text and "| two | 2 |" in text
+    assert "points over the base" in text and "small: accuracy, %" in text and "tar@0.01" in text
+    assert "8 runs, 0 of them done" in capsys.readouterr().out
+    assert compare.main(call) == 0
+    assert "8 runs, 8 of them done" in capsys.readouterr().out
+
+
+def test_a_failing_run_is_shown_and_the_rest_goes_on(tmp_path, recipes, capsys):
+    out = tmp_path / "out"
+    assert compare.main([str(out), recipes[0], "--", "data.records=nowhere.rec"]) == 1
+    assert "nowhere.rec" in capsys.readouterr().err
+
+
+def test_recipes_of_different_models_are_refused(tmp_path, recipes, capsys):
+    other = tmp_path / "other.py"
+    other.write_text(
+        'from easydict import EasyDict as edict\nparent = "small.py"\nconfig = edict(backbone=edict(name="r18"))\n'
+    )
+    assert compare.main([str(tmp_path / "out"), recipes[0], str(other)]) == 2
+    assert "different models" in capsys.readouterr().err
