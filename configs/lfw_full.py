@@ -25,7 +25,7 @@ config.classifier = edict(init="class_means")
 config.data = edict(records=f"{LFW}/train.rec", batch_size=64, workers=0)
 config.degradation = edict(share=0.6, sides=[7, 56])
 config.optim = edict(name="adamw", lr=3e-4, weight_decay=0.05)
-config.schedule = edict(name="cosine", epochs=4.0, warmup_epochs=0.3)
+config.schedule = edict(name="cosine", epochs=3.0, warmup_epochs=0.3)
 config.evaluation = edict(
     low_res=[112, 28, 16, 14, 7, [112, 16], [112, 14], [112, 7]],
     sets=[

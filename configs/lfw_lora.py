@@ -10,4 +10,4 @@ from easydict import EasyDict as edict
 parent = "lfw_full.py"
 config = edict()
 config.adapter = edict(name="lora", rank=8)
-config.optim = edict(lr=2e-3)
+config.optim = edict(lr=5e-3)
