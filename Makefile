@@ -19,8 +19,8 @@ demo: demo-data
 	$(BIN)/torchrun --nproc-per-node 2 tools/train.py configs/demo.py
 	$(BIN)/python tools/export_onnx.py runs/demo
 	@echo
-	@echo "report       runs/demo/report/report.md"
-	@echo "model        runs/demo/model/adapter.safetensors, runs/demo/model/model.onnx"
+	@echo "report       runs/demo/report/report.md, and pictures beside it"
+	@echo "model        runs/demo/model/adapter.safetensors, runs/demo/onnx/demo.onnx"
 	@echo "TensorBoard  $(BIN)/tensorboard --logdir runs"
 
 lint: setup
@@ -31,7 +31,7 @@ check: lint
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test: lint
-	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist worksteal --durations 10
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --durations 10
 
 test-mxnet: setup
 	$(BIN)/python tests/mxnet/run.py

@@ -72,7 +72,7 @@ config.train.compile = False  # torch.compile the network: slow start, faster st
 config.train.checkpoint_activations = False  # recompute blocks in backward: less memory, about a third more time
 config.train.resume = "auto"  # auto = newest checkpoint of the run, never, or a checkpoint's path
 config.train.save_every = 1.0  # epochs between checkpoints
-config.train.keep = 2  # newest checkpoints that stay
+config.train.keep = 2  # newest checkpoints that stay, 0 = all
 config.train.log_every = 10  # updates between log lines
 
 config.evaluation = edict()

@@ -24,12 +24,18 @@ config.margin = edict(name="cosface", margin=0.4, scale=64.0)
 config.classifier = edict(init="class_means")
 config.data = edict(records=f"{LFW}/train.rec", batch_size=64, workers=0)
 config.degradation = edict(share=0.6, sides=[7, 56])
-config.optim = edict(name="adamw", lr=3e-4, weight_decay=0.05)
-config.schedule = edict(name="cosine", epochs=3.0, warmup_epochs=0.3)
+config.optim = edict(name="adamw", lr=1e-3, weight_decay=0.05)
+config.schedule = edict(name="cosine", epochs=2.0, warmup_epochs=0.2)
 config.evaluation = edict(
     low_res=[112, 28, 16, 14, 7, [112, 16], [112, 14], [112, 7]],
     sets=[
         edict(name="lfw78", kind="pairs", records=f"{LFW}/test.rec", pairs=f"{LFW}/test_pairs.csv"),
-        edict(name="lfw78_id", kind="identification", records=f"{LFW}/test.rec", distractors=f"{LFW}/distractors.rec"),
+        edict(
+            name="lfw78_id",
+            kind="identification",
+            records=f"{LFW}/test.rec",
+            distractors=f"{LFW}/distractors.rec",
+            low_res=[112, [112, 28], [112, 16], [112, 14], [112, 7]],
+        ),
     ],
 )

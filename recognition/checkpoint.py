@@ -36,7 +36,7 @@ def newest(folder: Path) -> Path | None:
 def save(
     folder: Path, step: int, model: FaceModel, classifier: PartialFC, optimizer: Optimizer, state: dict, keep: int
 ) -> Path:
-    """Write folder/step_<step> by all processes together, then drop all but the newest `keep`.
+    """Write folder/step_<step> by all processes together, then drop all but the newest `keep` (0 = keep all).
 
     state: JSON-able; whatever is not a tensor. Returns the checkpoint's path.
     """
@@ -62,7 +62,7 @@ def save(
             shutil.rmtree(path)
         os.replace(unfinished, path)
         _flush(folder)
-        for old in sorted(folder.glob("step_*"))[:-keep]:
+        for old in sorted(folder.glob("step_*"))[:-keep] if keep else []:
             shutil.rmtree(old)
     dist.barrier()
     return path

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 import adapters
 from recognition.config import arguments, to_json
 from recognition.logs import provenance
-from recognition.model import FaceModel, count_parameters
+from recognition.model import FaceModel, count_parameters, sha256
 from recognition.weights import write_weights
 
 MODEL = "model/adapter.safetensors"
@@ -44,6 +44,7 @@ def write_model(run: Path, config: EasyDict, model: FaceModel, records: str) -> 
         "backbone": config.backbone.name,
         "arguments": arguments(config.backbone, "backbone"),
         "base_weights": config.backbone.weights,
+        "base_sha256": sha256(config.backbone.weights) if config.backbone.weights else "",
         "adapter": dict(config.adapter),
         "gate": dict(config.gate),
         "scorer": dict(config.scorer),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def build_backbone(config: EasyDict, weights: str | Path = "") -> nn.Module:
 def load_run(run: str | Path, *, base: bool = False) -> FaceModel:
     """The trained model of a run folder, in eval mode; with `base`, the model that the run started from.
 
-    FileNotFoundError where the folder holds no finished model.
+    FileNotFoundError where the folder holds no finished model, ValueError where its base weights have changed.
     """
     run = Path(run)
     if not (run / "config.json").is_file():
@@ -167,8 +168,20 @@ def load_run(run: str | Path, *, base: bool = False) -> FaceModel:
     model = assemble(config).model
     if not base:
         loaded = read_weights(delivered)
+        trained_on = loaded.card.get("base_sha256", "")
+        if config.backbone.weights and trained_on and sha256(config.backbone.weights) != trained_on:
+            raise ValueError(
+                f"{config.backbone.weights} is not the file that {delivered} was trained on (SHA-256 differs): "
+                "an adapter gives wrong embeddings on another base; put the original back"
+            )
         adapters.load(model.backbone, loaded.tensors)
     return model.eval()
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

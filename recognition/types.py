@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # constants of this module serve tools that start without torch
+    import torch
+    from torch import Tensor, nn
 
-from recognition.gate import Gate
+    from recognition.gate import Gate
 
 COLOUR_ORDER = "RGB"
 IMAGE_RANGE = (-1.0, 1.0)  # x / 127.5 - 1
@@ -66,10 +67,10 @@ class Backbone(Protocol):
 class MarginContext:
     """What a margin may look at besides cosines and labels. All rows are those of the gathered, global batch."""
 
-    norm: Tensor  # (N, 1) float32: norms of the embeddings before normalisation, no gradient of its own shape
+    norm: Tensor  # (N, 1) float32: norms of the embeddings before normalisation; carries gradient, detach if unwanted
     score: Tensor | None  # (N,) or (N, k) float32 raw quality scores, or None
     generator: torch.Generator  # CPU, seeded by (seed, step): the same draw on every process
-    class_start: int  # global id of the first class this process holds
+    class_start: int  # global id of the first class this process holds; columns follow it where none are sampled out
     num_classes: int  # over all processes
 
 
@@ -79,8 +80,8 @@ class Margin(Protocol):
 
     It may also define
       reduce(logits, label, context) -> (N,) loss per image, in place of the distributed softmax;
-          sums over classes go through recognition.distributed.all_reduce_sum
-      extra(context) -> () a term added to the loss
+          whatever a process computes of it goes through recognition.distributed.all_reduce_sum
+      extra(context) -> () a term added to the loss, of the global batch, the same on every process
     """
 
     def __call__(self, cosine: Tensor, label: Tensor, context: MarginContext) -> Tensor:

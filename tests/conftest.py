@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-ORACLES = Path(__file__).parent / "oracles"
+ROOT = Path(__file__).resolve().parents[1]
+ORACLES = ROOT / "tests" / "oracles"
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +27,8 @@ def oracles() -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The optional folder of real faces and weights that LRFACE_DATA names; the test is skipped without it."""
-    path = os.environ.get("LRFACE_DATA")
-    if not path or not Path(path).is_dir():
-        pytest.skip("LRFACE_DATA names no folder of real data")
-    return Path(path)
+    """The optional folder of real faces and weights: LRFACE_DATA, else data/; the test is skipped without it."""
+    path = Path(os.environ.get("LRFACE_DATA") or ROOT / "data")
+    if not all((path / part).is_dir() for part in ("lfw", "weights")):
+        pytest.skip(f"{path} holds no lfw and weights; LRFACE_DATA can name another folder of real data")
+    return path

@@ -98,6 +98,15 @@ def test_a_loaded_run_is_the_trained_model(recipe):
         assert all(torch.equal(base[name], value) for name, value in start.items())
 
 
+def test_an_adapter_is_not_loaded_onto_another_base(recipe):
+    train(recipe, "adapter.name=lora", *QUIET)
+    base = load_file(recipe.parent / "base.safetensors")
+    base["conv_sep.layers.0.weight"] += 0.1
+    write_weights(recipe.parent / "base.safetensors", base, {})
+    with pytest.raises(ValueError, match=r"SHA-256 differs"):
+        load_run(recipe.parent / "runs" / "small")
+
+
 @pytest.mark.parametrize("adapter", ["lora", "dual_lora"])
 def test_frozen_means_frozen(recipe, adapter):
     start = load_file(recipe.parent / "base.safetensors")
