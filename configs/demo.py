@@ -22,12 +22,17 @@ config.margin = edict(name="cosface", margin=0.3, scale=32.0)
 config.classifier = edict(init="class_means")
 config.data = edict(records="data/demo/train.rec", batch_size=32, workers=0)
 config.degradation = edict(share=0.7, sides=[8, 32], blur=0.6, noise=4.0, jpeg=[50, 95])
-config.optim = edict(name="adamw", lr=2e-3, weight_decay=0.05)
-config.schedule = edict(name="cosine", epochs=4.0, warmup_epochs=0.3)
+config.optim = edict(name="adamw", lr=5e-3, weight_decay=0.05)
+config.schedule = edict(name="cosine", epochs=3.0, warmup_epochs=0.3)
 config.evaluation = edict(
     low_res=[112, 28, 16, 12, 8, [112, 12]],
     sets=[
         edict(name="pairs", kind="pairs", records="data/demo_test/train.rec", pairs="data/demo_test/pairs.csv"),
-        edict(name="search", kind="identification", records="data/demo_test/train.rec"),
+        edict(
+            name="search",
+            kind="identification",
+            records="data/demo_test/train.rec",
+            low_res=[112, [112, 16], [112, 12], [112, 8]],
+        ),
     ],
 )

@@ -10,4 +10,4 @@ from easydict import EasyDict as edict
 parent = "demo.py"
 config = edict()
 config.adapter = edict(name="full")
-config.optim = edict(lr=3e-4)
+config.optim = edict(lr=1e-3)

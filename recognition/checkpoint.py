@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
@@ -92,8 +92,11 @@ def restore(path: Path, model: FaceModel, classifier: PartialFC, optimizer: Opti
             like = parameters[parameter]
             slot = torch.zeros_like(like) if len(meta.size) else torch.zeros((), dtype=meta.properties.dtype)
             optimizer.state[like][key] = tensors[name] = slot
-    with torch.no_grad():
-        dcp.load(_sharded(tensors, classifier), storage_reader=reader)
+    try:
+        with torch.no_grad():
+            dcp.load(_sharded(tensors, classifier), storage_reader=reader)
+    except CheckpointException as error:  # no Exception: torch derives it from BaseException
+        raise ValueError(f"{path} does not fit this recipe or is damaged: {error}") from None
     network = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
     adapters.load(model.backbone, network)
     gc.collect()

@@ -7,6 +7,7 @@ import copy
 import json
 import re
 import runpy
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from easydict import EasyDict
@@ -16,6 +17,20 @@ from recognition.registry import nearest, registry_of
 BASE = Path(__file__).resolve().parent.parent / "configs" / "base.py"
 
 PLUGINS = {"backbone": "backbone", "adapter": "adapter", "scorer": "scorer", "margin": "margin"}
+LEAST = {
+    "run.seed": 0,
+    "data.batch_size": 1,
+    "data.workers": 0,
+    "data.hold_out": 0,
+    "optim.accumulate": 1,
+    "optim.clip": 0,
+    "schedule.warmup_epochs": 0,
+    "train.keep": 0,
+    "train.log_every": 1,
+    "evaluation.batch_size": 1,
+    "evaluation.bootstrap": 0,
+    "evaluation.every": 0,
+}
 OWN_KEYS = {"backbone": ("name", "weights"), "objectives": ("name", "weight")}  # not arguments of the plugin
 
 
@@ -38,9 +53,10 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> EasyD
         if not isinstance(layer, dict):
             raise ConfigError(f"{recipe} defines no `config`: a recipe holds an EasyDict of that name")
         _lay(config, layer, "", faults)
-    for override in overrides:
-        _override(config, override, faults)
-    faults += plugin_faults(config)
+    # a plugin's name first: its arguments would fall away with the old name's
+    for text in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".name")):
+        _override(config, text, faults)
+    faults += [*_limit_faults(config), *plugin_faults(config)]
     if faults:
         raise ConfigError("\n".join(faults))
     config.run.name = config.run.name or path.stem
@@ -85,10 +101,60 @@ def plugin_faults(config: EasyDict) -> list[str]:
     chosen += [("objectives", "objective", section) for section in config.objectives]
     faults = []
     for section, kind, values in chosen:
+        if not isinstance(values, dict) or "name" not in values:
+            faults.append(f"config.{section}: {values!r} has no name; write a dict of name and arguments")
+            continue
+        registry, given = registry_of(kind), arguments(values, section)
         try:
-            registry_of(kind).check(values["name"], arguments(values, section))
-        except (ValueError, KeyError) as error:
-            faults.append(f"config.{section}: {error if isinstance(error, ValueError) else 'it has no name'}")
+            registry.check(values["name"], given)
+        except ValueError as error:
+            faults.append(f"config.{section}: {error}")
+            continue
+        for key, default in registry.defaults(values["name"]).items():
+            if key in given and default is not None and not _fits(given[key], default):
+                wanted = f"it takes {_kind_of(default)}, such as its default {default!r}"
+                faults.append(f"config.{section}.{key} is {given[key]!r}; {wanted}")
+    return faults
+
+
+def override(config: EasyDict, texts: Iterable[str]) -> None:
+    """Lay texts such as "optim.lr=1e-4" over settings in place. ConfigError lists every fault."""
+    faults: list[str] = []
+    for text in texts:
+        _override(config, text, faults)
+    if faults := [*faults, *_limit_faults(config)]:
+        raise ConfigError("\n".join(faults))
+
+
+def differences(one: dict, two: dict, free: Collection[str] = ()) -> list[str]:
+    """Settings that differ, as "optim.lr: 0.1, was 0.2" (one's value first).
+
+    free: settings or whole sections that may differ.
+    """
+    left, right = _flat(one), _flat(two)
+    keys = [key for key in dict.fromkeys([*left, *right]) if left.get(key) != right.get(key)]
+    return [
+        f"{key}: {left.get(key)!r}, was {right.get(key)!r}"
+        for key in keys
+        if not any(key == name or key.startswith(f"{name}.") for name in free)
+    ]
+
+
+def _flat(section: dict, where: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in json.loads(json.dumps(section)).items():  # tuples and lists alike
+        flat |= _flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+    return flat
+
+
+def _limit_faults(config: EasyDict) -> list[str]:
+    faults = []
+    for name, least in LEAST.items():
+        section, key = name.split(".")
+        if config[section][key] < least:
+            faults.append(f"config.{name} is {config[section][key]}; it must be at least {least}")
+    if config.schedule.epochs <= 0:
+        faults.append(f"config.schedule.epochs is {config.schedule.epochs:g}; it must be above 0")
     return faults
 
 

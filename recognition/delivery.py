@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 import adapters
 from recognition.config import arguments, to_json
 from recognition.logs import provenance
-from recognition.model import FaceModel, count_parameters, sha256
-from recognition.weights import write_weights
+from recognition.model import GATE, FaceModel, count_parameters
+from recognition.weights import sha256, write_weights
 
 MODEL = "model/adapter.safetensors"
 SUMMARY = "summary.json"
@@ -29,10 +29,10 @@ def set_aside(run: Path) -> Path | None:
     return aside
 
 
-def write_start(run: Path, config: EasyDict) -> None:
-    """The resolved settings and what they ran on."""
+def write_start(run: Path, config: EasyDict, records: str) -> None:
+    """The resolved settings and what they ran on. records: fingerprint of the training records."""
     (run / "config.json").write_text(to_json(config))
-    (run / "provenance.json").write_text(json.dumps(provenance(), indent=2) + "\n")
+    (run / "provenance.json").write_text(json.dumps({**provenance(), "records": records}, indent=2) + "\n")
 
 
 def write_model(run: Path, config: EasyDict, model: FaceModel, records: str) -> Path:
@@ -51,7 +51,8 @@ def write_model(run: Path, config: EasyDict, model: FaceModel, records: str) -> 
         "records": records,
         **provenance(),
     }
-    write_weights(run / MODEL, adapters.state(model.backbone), card)
+    gate = {} if model.quality_gate is None else model.quality_gate.state_dict(prefix=GATE)
+    write_weights(run / MODEL, adapters.state(model.backbone) | gate, card)
     return run / MODEL
 
 

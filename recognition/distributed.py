@@ -31,7 +31,7 @@ def start(device: str = "auto", timeout_minutes: float = 30.0) -> World:
     """Join the process group that torchrun's environment describes, or form a group of one.
 
     device: "auto" (CUDA where there is one, else the CPU), "cpu" or "cuda".
-    RuntimeError where CUDA is asked for and there is none, or where a group is running already.
+    ValueError where CUDA is asked for and there is none, RuntimeError where a group is running already.
     """
     if dist.is_initialized():
         raise RuntimeError("a process group is running already: call distributed.stop() before another start()")
@@ -39,13 +39,14 @@ def start(device: str = "auto", timeout_minutes: float = 30.0) -> World:
         raise ValueError(f"train.device is '{device}'; it must be 'auto', 'cpu' or 'cuda'")
     on_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     if on_cuda and not torch.cuda.is_available():
-        raise RuntimeError("train.device=cuda, but torch finds no CUDA device; set train.device=cpu or auto")
+        raise ValueError("train.device=cuda, but torch finds no CUDA device; set train.device=cpu or auto")
     global_rank, local_rank, world_size = (
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
     )
     here = torch.device("cuda", local_rank) if on_cuda else torch.device("cpu")
     if on_cuda:
         torch.cuda.set_device(here)
+        torch.backends.cudnn.allow_tf32 = False  # torch's default rounds "fp32" convolutions to 10 bits
     backend, limit = "nccl" if on_cuda else "gloo", timedelta(minutes=timeout_minutes)
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=limit)

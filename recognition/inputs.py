@@ -41,7 +41,7 @@ def build_loader(config: EasyDict, records: Records, order: SampleOrder, world: 
     """The loader that config.data.loader names; "auto" takes DALI on CUDA where it is installed."""
     chosen = config.data.loader
     if chosen == "auto":
-        chosen = "dali" if world.device.type == "cuda" and importlib.util.find_spec("nvidia.dali") else "torch"
+        chosen = "dali" if world.device.type == "cuda" and _has_dali() else "torch"
     kinds = {"torch": TorchLoader, "dali": DaliLoader}
     if chosen not in kinds:
         raise ValueError(f"config.data.loader is '{config.data.loader}'; it must be auto, torch or dali")
@@ -56,6 +56,13 @@ def build_loader(config: EasyDict, records: Records, order: SampleOrder, world: 
         device=world.device,
         fields=tuple(sorted(wanted)),
     )
+
+
+def _has_dali() -> bool:
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:  # no package `nvidia` at all
+        return False
 
 
 def class_means(model: Embedder, records: Records, world: World) -> Tensor:

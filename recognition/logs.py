@@ -9,6 +9,7 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from matplotlib.figure import Figure
@@ -29,7 +30,7 @@ class Logs:
             return
         run.mkdir(parents=True, exist_ok=True)
         self._board = SummaryWriter(str(run / "logs"), purge_step=first)
-        self._lines = (run / "metrics.jsonl").open("a", buffering=1)
+        self._lines = _lines_until(run / "metrics.jsonl", first)
         self._bar = tqdm(total=total, initial=first, unit="update", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         self._total = total
 
@@ -87,10 +88,20 @@ def provenance() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     here = Path(__file__).resolve().parent
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, check=False
-    )
-    return known | {"commit": git.stdout.strip() or "not in a git checkout"}
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        commit = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        commit = "git is not installed"
+    return known | {"commit": commit or "not in a git checkout"}
+
+
+def _lines_until(path: Path, update: int) -> TextIO:
+    """The file, open for more lines; those of updates past `update`, which a stopped run left, are cut off."""
+    kept = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    kept = [line for line in kept if line.endswith("\n") and json.loads(line)["update"] <= update]
+    path.write_text("".join(kept))
+    return path.open("a", buffering=1)
 
 
 def _short(value: float) -> str:

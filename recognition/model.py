@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,9 @@ from recognition.backbones import BACKBONES
 from recognition.config import arguments, from_json
 from recognition.gate import Gate
 from recognition.types import Adapter, AttachReport
-from recognition.weights import load_strictly, read_weights
+from recognition.weights import load_strictly, read_weights, sha256
+
+GATE = "quality_gate."  # its tensors in a delivered model; a gate may have learned them
 
 
 class FaceModel(nn.Module):
@@ -133,6 +134,7 @@ def assemble(config: EasyDict, weights: str | Path | None = None) -> Assembled:
 def build_backbone(config: EasyDict, weights: str | Path = "") -> nn.Module:
     """The recipe's backbone, with a file's weights loaded strictly where one is named.
 
+    Arguments that the file's card tells go into config.backbone.
     ValueError where the file's card speaks of another backbone or of other arguments.
     """
     chosen = arguments(config.backbone, "backbone")
@@ -145,6 +147,7 @@ def build_backbone(config: EasyDict, weights: str | Path = "") -> nn.Module:
     for key, value in loaded.card.get("arguments", {}).items():
         if chosen.setdefault(key, value) != value:
             raise ValueError(f"{weights} was made with {key}={value}, but config.backbone.{key} is {chosen[key]}")
+    config.backbone.update(chosen)  # the run's saved settings then make the same network without the file's card
     backbone = BACKBONES.create(config.backbone.name, **chosen)
     load_strictly(backbone, loaded.tensors, weights)
     return backbone
@@ -174,14 +177,11 @@ def load_run(run: str | Path, *, base: bool = False) -> FaceModel:
                 f"{config.backbone.weights} is not the file that {delivered} was trained on (SHA-256 differs): "
                 "an adapter gives wrong embeddings on another base; put the original back"
             )
-        adapters.load(model.backbone, loaded.tensors)
+        gate = {k.removeprefix(GATE): v for k, v in loaded.tensors.items() if k.startswith(GATE)}
+        adapters.load(model.backbone, {k: v for k, v in loaded.tensors.items() if not k.startswith(GATE)})
+        if model.quality_gate is not None:
+            model.quality_gate.load_state_dict(gate)
     return model.eval()
-
-
-def sha256(path: str | Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

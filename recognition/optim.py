@@ -33,6 +33,8 @@ def build_optimizer(config: EasyDict, model: nn.Module, classifier: nn.Module, a
     if settings.name == "sgd":
         return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
     if settings.name == "adamw":
+        if len(settings.betas) != 2:
+            raise ValueError(f"config.optim.betas is {settings.betas}; it holds two numbers, such as [0.9, 0.999]")
         return torch.optim.AdamW(groups, betas=tuple(settings.betas), weight_decay=settings.weight_decay)
     raise ValueError(f"config.optim.name is '{settings.name}'; it must be 'sgd' or 'adamw'")
 

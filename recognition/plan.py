@@ -69,7 +69,7 @@ def kept_bytes(trainer: Trainer) -> int:
     image = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE, device=trainer.world.device)
     was_training = model.training
     with (
-        torch.random.fork_rng(),
+        torch.random.fork_rng(devices=[image.device] if image.is_cuda else []),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast(trainer.world.device.type, dtype=dtype, enabled=dtype is not None),
     ):

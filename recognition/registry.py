@@ -12,8 +12,8 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Found:
     summary: str
     module: str = ""
     parameters: tuple[str, ...] | None = None
-    required: tuple[str, ...] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)  # those that are plain literals
     signature: str | None = None
     entry: EntryPoint | None = None
 
@@ -98,6 +98,10 @@ class Registry:
                     raise ValueError(
                         f"{self.kind} '{name}': unexpected argument '{argument}'; it takes {found.signature}"
                     )
+
+    def defaults(self, name: str) -> Mapping[str, object]:
+        """Default values of a plugin's arguments, as far as its file tells them as plain literals."""
+        return self._where(name).defaults
 
     def get(self, name: str) -> Callable:
         """The class or function itself."""
@@ -210,11 +214,12 @@ def _read_parameters(node: ast.FunctionDef | ast.ClassDef) -> dict:
     shown = ast.unparse(spec)
     if skip:
         shown = shown.removeprefix("self").removeprefix(", ")
-    with_default = len(spec.defaults)
-    needed = positional[: len(positional) - with_default]
-    needed += [a for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True) if d is None]
+    defaulted = [
+        *zip(positional[len(positional) - len(spec.defaults) :], spec.defaults, strict=True),
+        *zip(spec.kwonlyargs, spec.kw_defaults, strict=True),
+    ]
     return {
         "parameters": tuple(a.arg for a in [*positional, *spec.kwonlyargs]),
-        "required": tuple(a.arg for a in needed),
+        "defaults": {a.arg: default.value for a, default in defaulted if isinstance(default, ast.Constant)},
         "signature": f"({shown})",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from easydict import EasyDict
 from torch import Tensor
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from recognition import checkpoint, delivery, plan
-from recognition.config import arguments
+from recognition.config import arguments, differences, from_json
 from recognition.data.order import SampleOrder
 from recognition.distributed import World, gather
 from recognition.evaluation import report
@@ -32,6 +34,11 @@ from recognition.optim import Schedule, build_optimizer
 from recognition.partial_fc import LabelError, PartialFC
 from recognition.types import Batch, ObjectiveContext
 
+# settings that a continued run may change; all others make it another run
+FREE = (
+    "run.root", "run.name", "needs", "evaluation", "data.batch_size", "data.loader", "data.workers", "train.device",
+    "train.keep", "train.log_every", "train.resume", "train.save_every",
+)  # fmt: skip
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -95,6 +102,7 @@ class Trainer:
             asked = time.perf_counter()
             batch = next(batches)
             self._waited += time.perf_counter() - asked
+            torch.manual_seed(self._seed_of(micro_step))
             accumulates = micro_step < count - 1 and self.network is not self.model
             with self.network.no_sync() if accumulates else contextlib.nullcontext():
                 loss = self.loss(batch) / count
@@ -107,7 +115,13 @@ class Trainer:
         self.optimizer.zero_grad()
         self.update += 1
         self.train_seconds += time.perf_counter() - began
-        return torch.stack(losses).sum()
+        self.last_loss = torch.stack(losses).sum()
+        return self.last_loss
+
+    def _seed_of(self, micro_step: int) -> int:
+        """Of dropout, DropPath and masks: another one for each micro-step and process, the same after a resume."""
+        place = [self.config.run.seed, self.update, micro_step, self.world.global_rank]
+        return int(np.random.SeedSequence(place).generate_state(1)[0])
 
     def loss(self, batch: Batch) -> Tensor:
         """Classifier, objectives and the layers' auxiliary losses on one batch of this process, ()."""
@@ -130,6 +144,7 @@ class Trainer:
         """Evaluate on every set of the recipe by all processes. when: before, during or after training."""
         if not self.sets:
             return
+        self._share_statistics()
         results = evaluate(self.model, self.config.evaluation, self.world, sets=self.sets)
         self.results[when] = results
         if self.world.is_main:
@@ -137,12 +152,15 @@ class Trainer:
             for tag, figure in report.figures(self.results).items():
                 self.logs.figure(tag, figure, self.update)
             for name in results:
-                measure = "accuracy" if "accuracy" in next(iter(results[name].values())) else "rank-1"
-                self.logs.say(f"{name}, {when} training\n{report.table({when: results}, name, measure)}")
+                first = next(iter(next(iter(results[name].values()))))  # accuracy, or the lowest rank
+                self.logs.say(f"{name}, {when} training\n{report.table({when: results}, name, first)}")
             save_results(self.run / "report" / when, results)
 
     def save(self) -> None:
-        """Write a checkpoint by all processes."""
+        """Write a checkpoint by all processes. RuntimeError where the loss is not finite: nothing is overwritten."""
+        if not torch.isfinite(self.last_loss):
+            raise RuntimeError(f"the loss is {self.last_loss.item()} at update {self.update}; no checkpoint is written")
+        self._share_statistics()
         state = {
             "update": self.update,
             "global_batch": self.global_batch,
@@ -188,6 +206,8 @@ class Trainer:
         self.objectives = torch.nn.ModuleList(
             OBJECTIVES.create(chosen.name, **arguments(chosen, "objectives")) for chosen in config.objectives
         ).to(device)
+        if any(p.requires_grad for p in self.objectives.parameters()):
+            raise ValueError("config.objectives: an objective has trainable parameters, which no optimizer would reach")
         self.classifier = PartialFC(
             self.model.backbone.embedding_size,
             self.records.num_classes,
@@ -200,7 +220,9 @@ class Trainer:
         if config.train.compile:
             self.model.compile()
         self.model.train()
-        self.network = DistributedDataParallel(self.model) if self.trained else self.model
+        self.network = self.model
+        if self.trained:  # statistics of a frozen base stand still, so there is nothing to broadcast
+            self.network = DistributedDataParallel(self.model, broadcast_buffers=not self.model.frozen_base)
         self.optimizer = build_optimizer(config, self.model, self.classifier, assembled.adapter)
         self.classifier.bind(self.optimizer)
         self.scaler = ShardedGradScaler(device.type, enabled=config.train.precision == "fp16")
@@ -212,6 +234,13 @@ class Trainer:
             return None, {}
         if not (path / checkpoint.STATE).is_file():
             raise ValueError(f"train.resume={wanted} is no complete checkpoint; name a folder such as step_000000100")
+        saved = path.parents[1] / "config.json"
+        changed = differences(self.config, from_json(saved), FREE) if saved.is_file() else []
+        if changed:
+            raise ValueError(
+                f"{path} was trained with other settings: {'; '.join(changed)}; "
+                "put them back, or start anew with train.resume=never or another run.name"
+            )
         state = json.loads((path / checkpoint.STATE).read_text())
         if state["fingerprint"] != self.records.fingerprint():
             raise ValueError(
@@ -228,7 +257,8 @@ class Trainer:
         if aside is not None:
             self.logs.say(f"kept the earlier run of this name as {aside}")
         if self.world.is_main:
-            delivery.write_start(self.run, self.config)
+            if not (self.run / "config.json").is_file():
+                delivery.write_start(self.run, self.config, self.records.fingerprint())
             self.logs.say("\n".join(plan.describe(self)))
         if self.resumed_from is not None:
             return self._resume()
@@ -254,6 +284,12 @@ class Trainer:
             self.logs.say("the run is complete; train.resume=never starts it anew")
         return not complete
 
+    def _share_statistics(self) -> None:
+        """Give every process the main one's buffers: DDP does so at the next training forward only."""
+        if not self.model.frozen_base:
+            for buffer in self.model.buffers():
+                dist.broadcast(buffer, 0)
+
     def _objectives_loss(self, embedding: Tensor, batch: Batch, counts: list[int]) -> Tensor:
         generator = torch.Generator().manual_seed(self.config.run.seed * 1_000_003 + self.update)
         score = None if self.score is None else gather(self.score, counts)
@@ -275,11 +311,14 @@ class Trainer:
         self.logs.advance()
         if self.update % self.config.train.log_every and self.update != self.schedule.total:
             return
+        asked = time.perf_counter()
+        value = loss.item()  # waits for the device
+        self.train_seconds += time.perf_counter() - asked
         first, before = self._logged_at
         updates, seconds = self.update - first, self.train_seconds - before
         self._logged_at = (self.update, self.train_seconds)
         values = {
-            "train/loss": loss.item(),
+            "train/loss": value,
             "train/lr": self.lr,
             "train/gradient_norm": float(self.gradient_norm),
             "train/epoch": self.update * self.images_per_update / self.records.num_images,
@@ -296,5 +335,5 @@ class Trainer:
             self.logs.histogram("quality/score", self.score, self.update)
             self._scores.append(self.score.cpu())
         self.logs.scalars(values, self.update)
-        if values["train/loss"] != values["train/loss"]:
-            raise RuntimeError(f"the loss is not a number, within updates {first + 1} to {self.update}")
+        if not math.isfinite(value):
+            raise RuntimeError(f"the loss is {value}, since some update of {first + 1} to {self.update}")

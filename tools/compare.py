@@ -40,10 +40,13 @@ class Job:
         return self.folder / f"{self.recipe.stem}-{self.setting}-s{self.seed}"
 
     @property
-    def command(self) -> list[str]:
+    def own_overrides(self) -> list[str]:
         own = [f"run.root={self.folder}", f"run.name={self.run.name}", f"run.seed={self.seed}"]
-        own.append(f"evaluation.at_start={self.evaluates_base}")
-        return [sys.executable, str(TRAIN), str(self.recipe), *self.overrides, *own]
+        return [*own, f"evaluation.at_start={self.evaluates_base}"]
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, str(TRAIN), str(self.recipe), *self.overrides, *self.own_overrides]
 
     @property
     def done(self) -> bool:
@@ -88,6 +91,14 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
     ]
 
 
+def changed_settings(job: Job) -> str:
+    """A sentence where a finished run was made by other settings than the job's; else empty."""
+    wanted = settings.load(job.recipe, [*job.overrides, *job.own_overrides])
+    free = ("run.root", "needs", "evaluation.at_start", "data.loader", "data.workers", "train")
+    changed = settings.differences(wanted, settings.from_json(job.run / "config.json"), free)
+    return f"{job.run} was made by other settings ({'; '.join(changed)}): take another folder" if changed else ""
+
+
 def execute(job: Job, threads: int) -> float:
     """Run the job, its output in run.log. Returns the seconds it took. RuntimeError with the log's end if it fails."""
     environment = dict(os.environ)
@@ -112,6 +123,10 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     arguments.out.mkdir(parents=True, exist_ok=True)
+    stale = [problem for job in jobs if job.done and (problem := changed_settings(job))]
+    if stale:
+        print("\n".join(stale), file=sys.stderr)
+        return 2
     waiting = [job for job in jobs if not job.done]
     print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them done already", flush=True)
     failed = 0
@@ -122,6 +137,10 @@ def main(argv: list[str] | None = None) -> int:
             except RuntimeError as error:
                 failed += 1
                 print(error, file=sys.stderr, flush=True)
+            except KeyboardInterrupt:
+                pool.shutdown(cancel_futures=True)
+                print("stopped; the same command goes on where this one ended", file=sys.stderr)
+                return 130
 
     from recognition.evaluation.comparison import write_comparison
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import hashlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,7 +63,7 @@ def convert(
     ValueError where the file is none of the known kinds, holds non-finite numbers, or fits no backbone.
     """
     from recognition.types import COLOUR_ORDER, IMAGE_RANGE
-    from recognition.weights import read_weights, write_weights
+    from recognition.weights import read_weights, sha256, write_weights
 
     if out.resolve() == source.resolve():
         raise ValueError(f"{out} is the source itself; name another file to write")
@@ -83,7 +82,7 @@ def convert(
         "colour_order": COLOUR_ORDER,
         "image_range": list(IMAGE_RANGE),
         "source": source.name,
-        "source_sha256": _sha256(source),
+        "source_sha256": sha256(source),
         "licence": licence or read.card.get("licence", "not stated by the file; ask its publisher"),
     }
     made = f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
@@ -171,11 +170,6 @@ def _setting(text: str) -> tuple[str, object]:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key, value
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

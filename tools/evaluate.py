@@ -14,7 +14,6 @@ By the run's own settings the report, the numbers and the ROC go to RUN/report, 
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import sys
 from pathlib import Path
@@ -52,13 +51,9 @@ def chosen_config(arguments: argparse.Namespace) -> dict:
             raise FileNotFoundError(f"{arguments.model} is no run folder: it holds no config.json")
         config = settings.from_json(saved)
     for change in arguments.set:
-        key, equals, text = change.partition("=")
-        if not equals:
+        if "=" not in change:
             raise settings.ConfigError(f"--set {change}: write KEY=VALUE, such as low_res=[112,14]")
-        try:
-            config.evaluation[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            raise settings.ConfigError(f"--set {change}: '{text}' is no number, list, True or False") from None
+    settings.override(config, [f"evaluation.{change}" for change in arguments.set])
     return config
 
 

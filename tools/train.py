@@ -62,17 +62,17 @@ def main(argv: list[str] | None = None) -> int:
     from recognition import distributed
     from recognition.trainer import Trainer
 
-    world = distributed.start(config.train.device)
+    rank = os.environ.get("RANK", "0")
     try:
+        world = distributed.start(config.train.device)
         trainer = Trainer(config, world)
         if arguments.dry_run:
             trainer.dry_run()
         else:
             trainer.train()
         trainer.close()
-    except (ValueError, OSError) as error:
-        if speaks:
-            print(f"{arguments.recipe}: {error}", file=sys.stderr)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"{arguments.recipe}: process {rank}: {error}", file=sys.stderr, flush=True)  # only one may know it
         return 2
     trainer = None  # nothing may hold the process group when it stops
     distributed.stop()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from recognition.evaluation.intervals import interval, resample_mean, resample_tar
-from recognition.evaluation.runner import ITEMS, load_results
+from recognition.evaluation.runner import ITEMS, by_fold, load_results
 
 RESAMPLES = 1000
 BASE = "base"
@@ -91,7 +91,7 @@ def _cell(found: Sequence[dict], measure: str) -> Cell:
 
 def _resample(items: Mapping[str, np.ndarray], measure: str) -> np.ndarray:
     if measure == "accuracy":
-        return resample_mean(items["correct"], resamples=RESAMPLES)
+        return resample_mean(by_fold(items), resamples=RESAMPLES)
     if measure == "rank-1":
         return resample_mean(items["position"] <= 1, groups=items["person"], resamples=RESAMPLES)
     return resample_tar(items["score"], items["same"], float(measure.removeprefix("tar@")), resamples=RESAMPLES)

@@ -131,7 +131,7 @@ def _verification(one: EvaluationSet, first: Tensor, second: Tensor, settings: d
     found = verify_scores(pair_scores(first, second), one.pairs.same, one.folds, far=settings["far"])
     bootstrap = {"resamples": settings["bootstrap"], "seed": settings["seed"]}
     items = {"correct": found["correct"], "score": found["scores"], "same": one.pairs.same, "fold": found["fold"]}
-    measures = {"accuracy": _measure(found["accuracy"], intervals.resample_mean, _by_fold(items), **bootstrap)}
+    measures = {"accuracy": _measure(found["accuracy"], intervals.resample_mean, by_fold(items), **bootstrap)}
     for far, at in found["tar"].items():
         value = _measure(at["tar"], intervals.resample_tar, found["scores"], one.pairs.same, far, **bootstrap)
         measures[f"tar@{far:g}"] = {**value, "far": at["far"], "threshold": at["threshold"]}
@@ -166,7 +166,7 @@ def _measure(value: float, resample, *arguments, resamples: int, **options) -> d
     return {"value": value, "lo": lo, "hi": hi}
 
 
-def _by_fold(items: dict[str, np.ndarray]) -> np.ndarray:
+def by_fold(items: dict[str, np.ndarray]) -> np.ndarray:
     """Right or wrong per pair, weighted so that the mean over pairs is the mean over folds."""
     _, fold = np.unique(items["fold"], return_inverse=True)
     size = np.bincount(fold)
@@ -185,7 +185,7 @@ def _gains(old: dict, new: dict, bootstrap: dict[str, int]) -> dict[str, dict]:
             for key in old
             if key.startswith("rank-") and key in new
         }
-    gains = {"accuracy": intervals.difference(_by_fold(before), _by_fold(after), **bootstrap)}
+    gains = {"accuracy": intervals.difference(by_fold(before), by_fold(after), **bootstrap)}
     for key in (k for k in old if k.startswith("tar@") and k in new):
         far = float(key.removeprefix("tar@"))
         resampled = [intervals.resample_tar(i["score"], i["same"], far, **bootstrap) for i in (after, before)]

@@ -54,6 +54,10 @@ def settings_with_defaults(settings: dict) -> dict:
     for key in settings:
         if key not in DEFAULTS and key not in TRAINERS:
             raise ValueError(f"unknown setting evaluation.{key}{nearest(key, DEFAULTS)}")
+    for key, kind, what in (("far", int | float, "numbers"), ("ranks", int, "whole numbers")):
+        wrong = [value for value in settings.get(key, ()) if not isinstance(value, kind) or isinstance(value, bool)]
+        if wrong:
+            raise ValueError(f"evaluation.{key} holds {wrong[0]!r}; it is a list of {what}")
     return {**DEFAULTS, **settings}
 
 
@@ -111,6 +115,8 @@ def _open(chosen: dict, low_res: Sequence[object]) -> EvaluationSet:
 
 def _sides(name: str, low_res: Sequence[object]) -> tuple[tuple[int, int], ...]:
     sides = []
+    if isinstance(low_res, int):
+        raise ValueError(f"evaluation set '{name}': low_res is {low_res}; it is a list of sides, such as [{low_res}]")
     for entry in low_res:
         both = tuple(entry) if isinstance(entry, list | tuple) else (entry, entry)
         if len(both) != 2 or not all(isinstance(n, int) and 1 <= n <= IMAGE_SIZE for n in both):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recognition.config import ConfigError, load
+from recognition.config import ConfigError, differences, load
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,6 +60,11 @@ def test_overrides_are_typed_against_the_default(tmp_path, override, section, ke
         ("config.data = edict(flip=1)", "true or false"),
         ("config.data = edict(batch_size=2.5)", "a whole number"),
         ('config.adapter = edict(name="lroa")', "did you mean"),
+        (
+            'config.adapter = edict(name="lora", rank="eight")',
+            "config.adapter.rank is 'eight'; it takes a whole number",
+        ),
+        ('config.adapter = edict(name="lora", rank=8.5)', "it takes a whole number"),
         ('config.adapter = edict(name="lora", rnak=8)', "unexpected argument 'rnak'; it takes (rank"),
         ("config.optm = edict(lr=1.0)", "did you mean config.optim"),
     ],
@@ -81,6 +86,19 @@ def test_a_setting_keeps_its_type_through_all_layers(tmp_path):
     config = load(path, ["data.records=['b.rec', 'c.rec']", "optim.lr=0.5"])
     assert config.data.records == ["b.rec", "c.rec"] and config.optim.lr == 0.5
     assert load(path, ["data.records=[]"]).data.records == []
+
+
+def test_a_plugins_name_comes_before_its_arguments_in_any_order(tmp_path):
+    path = recipe(tmp_path, "")
+    for overrides in (["adapter.name=lora", "adapter.rank=4"], ["adapter.rank=4", "adapter.name=lora"]):
+        assert load(path, overrides).adapter == {"name": "lora", "rank": 4}
+
+
+def test_differences_name_what_changed_but_for_what_is_free(tmp_path):
+    path = recipe(tmp_path, "")
+    one, two = load(path, ["optim.lr=0.5", "train.keep=5", "margin.name=arcface"]), load(path)
+    assert differences(one, two, ("train", "margin")) == ["optim.lr: 0.5, was 0.1"]
+    assert differences(one, one) == []
 
 
 def test_a_missing_recipe_and_a_circle_of_parents_are_named(tmp_path):

@@ -154,6 +154,37 @@ def test_other_records_and_a_missing_checkpoint_are_refused(recipe):
         train(recipe, "train.resume=elsewhere", *QUIET)
 
 
+def test_a_continued_run_may_not_change_its_settings(recipe):
+    train(recipe, "adapter.name=dual_lora", *QUIET)
+    run = recipe.parent / "runs" / "small"
+    before = (run / "config.json").read_text()
+    for override in ("gate.midpoint=3.0", "adapter.rank=4", "optim.name=sgd", "schedule.epochs=3.0", "run.seed=4"):
+        with pytest.raises(ValueError, match=rf"{override.split('=')[0]}: .*train\.resume=never"):
+            train(recipe, "adapter.name=dual_lora", override, *QUIET)
+    train(recipe, "adapter.name=dual_lora", "train.log_every=2", *QUIET)
+    assert (run / "config.json").read_text() == before
+
+
+def test_the_same_command_gives_the_same_run_with_dropout(recipe):
+    common = ("adapter.name=lora", "adapter.dropout=0.3", "schedule.epochs=0.4", *QUIET)
+    one, _ = train(recipe, "run.name=one", *common)
+    torch.manual_seed(12345)
+    two, _ = train(recipe, "run.name=two", *common)
+    other, _ = train(recipe, "run.name=other", "adapter.dropout=0.0", *common[:1], *common[2:])
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert any(not torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_arguments_of_the_base_files_card_travel_with_the_run(recipe):
+    base = load_file(recipe.parent / "base.safetensors")
+    write_weights(recipe.parent / "base.safetensors", base, {"arguments": {"embedding_size": 32}})
+    path = recipe.with_name("bare.py")
+    path.write_text(recipe.read_text().replace(", embedding_size=32", ""))
+    found, _ = train(path, *QUIET)
+    loaded = load_run(recipe.parent / "runs" / "small").state_dict()
+    assert torch.equal(loaded["backbone.conv_sep.layers.0.weight"], found["backbone.conv_sep.layers.0.weight"])
+
+
 def test_starting_anew_keeps_the_earlier_run(recipe):
     train(recipe, *QUIET)
     train(recipe, "train.resume=never", *QUIET)
@@ -185,6 +216,16 @@ def test_several_processes_train_as_one(recipe, processes):
             assert all(torch.equal(value, other[0][name]) for other in several[1:]), f"{name} differs among processes"
     centres = torch.cat([found["classifier.weight"] for found, _ in several])
     assert relative(centres, alone["classifier.weight"]) < 1e-5
+
+
+@pytest.mark.slow
+def test_processes_agree_on_statistics_at_the_end(recipe):
+    overrides = ("adapter.name=full", "data.batch_size=3", "schedule.epochs=0.4", *QUIET)
+    (one, _), (two, _) = run_processes(2, in_a_process, recipe, overrides)
+    held = load_run(recipe.parent / "runs" / "small").state_dict()
+    for name, value in one.items():
+        if "running_" in name:
+            assert torch.equal(value, two[name]) and torch.equal(value, held[name]), name
 
 
 def overflow_on_one(rank, recipe, overrides):
@@ -257,6 +298,11 @@ def test_wrong_settings_are_answered_in_words(recipe):
         ("data.loader=mxnet", "must be auto, torch or dali"),
         ("classifier.init=zeros", "random or class_means"),
         ("schedule.warmup_epochs=2.0", "only rise"),
+        ("optim.accumulate=0", "at least 1"),
+        ("schedule.epochs=-1.0", "above 0"),
+        ("margin.margin=abc", "takes a number"),
+        ("margin.scale=big", "takes a number"),
+        ("objectives=['x']", "has no name"),
     ):
         with pytest.raises(ValueError, match=said):
             train(recipe, override, *QUIET)

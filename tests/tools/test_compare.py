@@ -25,6 +25,8 @@ def test_a_table_of_recipes_settings_and_seeds_resumes_and_pairs(tmp_path, recip
     assert text.count("## ") == 2 and "| base |" in text and "| one | 2 |" in text and "| two | 2 |" in text
     assert "points over the base" in text and "small: accuracy, %" in text and "tar@0.01" in text
     assert "8 runs, 0 of them done" in capsys.readouterr().out
+    assert compare.main([*call, "--", "optim.lr=0.5"]) == 2
+    assert "optim.lr: 0.5" in capsys.readouterr().err
     assert compare.main(call) == 0
     assert "8 runs, 8 of them done" in capsys.readouterr().out
 

@@ -84,9 +84,12 @@ def test_weights(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) ->
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        (["{run}", "--set", "low_ress=[7]"], "unknown setting evaluation.low_ress; did you mean 'low_res'"),
+        (
+            ["{run}", "--set", "low_ress=[7]"],
+            "did you mean config.evaluation.low_res",
+        ),
         (["{run}", "--set", "flip"], "write KEY=VALUE"),
-        (["{run}", "--set", "far=high"], "'high' is no number"),
+        (["{run}", "--set", "far=high"], "holds 'high'; it is a list of numbers"),
         (["{run}", "--set", "sets=[]"], "evaluation.sets is empty"),
         (["{run}/model"], "holds no config.json"),
     ],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from recognition.data.recordio import RecordReader
 from tests.small import write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,3 +53,17 @@ def test_two_processes_under_torchrun_train_and_leave_a_run(tmp_path):
     dry = call("tools/train.py", recipe, "run.name=dry", "--dry-run", launcher=TORCHRUN)
     assert dry.returncode == 0 and "nothing was written" in dry.stdout
     assert not (tmp_path / "runs" / "dry").exists()
+
+
+@pytest.mark.slow
+def test_a_bad_record_of_any_process_is_named(tmp_path):
+    recipe = str(write_recipe(tmp_path))
+    records = tmp_path / "train.rec"
+    content = bytearray(records.read_bytes())
+    with RecordReader(records) as reader:
+        places = [content.find(reader.read(key)) for key in reader.keys[1::2]]
+    for place in places:  # every second record: one of them lies in the second process's share
+        content[place + 24 : place + 400] = bytes(376)
+    records.write_bytes(content)
+    done = call("tools/train.py", recipe, "data.batch_size=3", launcher=TORCHRUN)
+    assert done.returncode == 1 and "key" in done.stderr and "train.rec" in done.stderr

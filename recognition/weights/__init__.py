@@ -5,23 +5,22 @@ A file is known by its first bytes, not by its name. Nothing is unpickled but te
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 import os
 import pickle
-import re
-import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from recognition.weights.mxnet import MXNET_LIST, Y1_CARD, Y1_MARK, read_mxnet, rename_y1
 
 Card = dict[str, object]  # what JSON can say about a file's tensors
 
@@ -29,45 +28,6 @@ DERIVED = ("num_batches_tracked", "relative_position_index", "attn_mask")  # las
 ADAPTER_MARK = "trainable_lora_"  # in every adapter key of PETALface
 WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 CONTAINERS = ("state_dict_backbone", "state_dict")  # arcface_torch's resume files, and the common habit
-
-MXNET_LIST = 0x112
-MXNET_DENSE = 0xF993FAC9
-MXNET_OLDER = 0xF993FAC8  # as MXNET_DENSE, without a storage type
-MXNET_TYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")
-
-Y1_MARK = "arg:dconv_23_conv_sep_conv2d_weight"
-Y1_CARD: Card = {"backbone": "mobilefacenet_y1", "licence": "non-commercial research only (InsightFace)"}
-Y1_UNITS = {
-    "conv_1": "layers.0",
-    "conv_2_dw": "layers.1",
-    "dconv_23": "layers.2",
-    "res_3": "layers.3",
-    "dconv_34": "layers.4",
-    "res_4": "layers.5",
-    "dconv_45": "layers.6",
-    "res_5": "layers.7",
-    "conv_6sep": "conv_sep",
-    "conv_6dw7_7": "features.layers.0",
-}
-Y1_VALUES = {
-    "conv2d_weight": "0.weight",
-    "batchnorm_gamma": "1.weight",
-    "batchnorm_beta": "1.bias",
-    "batchnorm_moving_mean": "1.running_mean",
-    "batchnorm_moving_var": "1.running_var",
-    "relu_gamma": "2.weight",
-}
-Y1_HEAD = {
-    "fc1_weight": "features.layers.2.weight",
-    "pre_fc1_bias": "features.layers.2.bias",
-    "fc1_gamma": "features.layers.3.weight",
-    "fc1_beta": "features.layers.3.bias",
-    "fc1_moving_mean": "features.layers.3.running_mean",
-    "fc1_moving_var": "features.layers.3.running_var",
-}
-Y1_LAYER = re.compile(
-    rf"(?P<unit>{'|'.join(Y1_UNITS)})(_block(?P<block>\d+))?(_conv_(?P<part>sep|dw|proj))?_(?P<value>{'|'.join(Y1_VALUES)})"
-)
 
 LOOKS_LIKE = (
     (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
@@ -112,7 +72,7 @@ def read_weights(path: str | Path, *, with_adapter: bool = False) -> Weights:
     else:
         tensors = {name: torch.from_numpy(array) for name, array in read_mxnet(path).items()}
         if Y1_MARK in tensors:
-            tensors, card = _rename_y1(tensors, path), dict(Y1_CARD)
+            tensors, card = rename_y1(tensors, path), dict(Y1_CARD)
         else:
             tensors = {name.split(":", 1)[-1]: tensor for name, tensor in tensors.items()}
     tensors = {_plain(key): tensor for key, tensor in tensors.items()}
@@ -127,6 +87,12 @@ def read_weights(path: str | Path, *, with_adapter: bool = False) -> Weights:
     if not tensors:
         raise ValueError(f"{path}: holds no weights of a network")
     return Weights(tensors, card, adapter if with_adapter else {})
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def card_path(path: str | Path) -> Path:
@@ -199,90 +165,6 @@ def load_strictly(backbone: nn.Module, tensors: Mapping[str, Tensor], path: str 
             + "\nset the backbone's name and arguments to what the file's card or source says"
         )
     backbone.load_state_dict(dict(tensors), strict=False)
-
-
-def read_mxnet(path: str | Path) -> dict[str, np.ndarray]:
-    """Arrays of an MXNet .params file by their names there, such as 'arg:fc1_weight' and 'aux:fc1_moving_var'.
-
-    Dense arrays of MXNet 0.11 to 1.9. ValueError for another format or a file cut short.
-    """
-    data = _Bytes(path)
-    magic, _, count = data.take("QQQ")
-    if magic != MXNET_LIST:
-        raise ValueError(f"{path}: not an MXNet parameter file: it begins with {magic:#x}, not {MXNET_LIST:#x}")
-    arrays = [_mxnet_array(data, number) for number in range(count)]
-    names = [data.text(*data.take("Q")) for _ in range(*data.take("Q"))]
-    if len(names) != len(arrays):
-        raise ValueError(f"{path}: {len(arrays)} arrays but {len(names)} names; only files with a name each are read")
-    return dict(zip(names, arrays, strict=True))
-
-
-class _Bytes:
-    """A file's bytes, taken from front to back; ValueError where they end too early."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path, self.data, self.at = path, Path(path).read_bytes(), 0
-
-    def skip(self, length: int) -> int:
-        begin, self.at = self.at, self.at + length
-        if self.at > len(self.data):
-            raise ValueError(
-                f"{self.path}: the MXNet parameter file is cut short or damaged: byte {self.at} is wanted, "
-                f"it has {len(self.data)}; fetch it again"
-            )
-        return begin
-
-    def take(self, form: str) -> tuple[int, ...]:
-        form = "<" + form
-        return struct.unpack_from(form, self.data, self.skip(struct.calcsize(form)))
-
-    def text(self, length: int) -> str:
-        begin = self.skip(length)
-        return self.data[begin : self.at].decode(errors="replace")
-
-    def array(self, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-        begin = self.skip(np.dtype(dtype).itemsize * math.prod(shape))
-        return np.frombuffer(self.data, dtype, math.prod(shape), begin).reshape(shape).copy()  # writable, on its own
-
-
-def _mxnet_array(data: _Bytes, number: int) -> np.ndarray:
-    where = f"{data.path}: array {number}"
-    (version,) = data.take("I")
-    if version not in (MXNET_DENSE, MXNET_OLDER):
-        raise ValueError(f"{where} has the storage version {version:#x}, which is not read here")
-    if version == MXNET_DENSE and data.take("i") != (0,):
-        raise ValueError(f"{where} is sparse; only dense arrays are read")
-    (axes,) = data.take("I")
-    if not 1 <= axes <= 32:
-        raise ValueError(f"{where} has {axes} axes: it is empty or damaged")
-    shape = data.take(f"{axes}q")
-    _device, _device_id, kind = data.take("iii")
-    if not 0 <= kind < len(MXNET_TYPES) or min(shape) < 0:
-        raise ValueError(f"{where} has type {kind} and shape {shape}: it is damaged")
-    return data.array(MXNET_TYPES[kind], shape)
-
-
-def _rename_y1(arrays: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """MXNet's names of InsightFace's MobileFaceNet "y1" to those of recognition/backbones/mobilefacenet.py."""
-    renamed = {}
-    for full, array in arrays.items():
-        name = full.split(":", 1)[-1]  # after arg: or aux:
-        if name in Y1_HEAD:
-            renamed[Y1_HEAD[name]] = array
-            continue
-        found = Y1_LAYER.fullmatch(name)
-        if found is None:
-            raise ValueError(f"{path}: '{full}' is no array of InsightFace's MobileFaceNet y1, though others are")
-        unit, part, value = found["unit"], found["part"], found["value"]
-        layer = Y1_UNITS[unit] if found["block"] is None else f"{Y1_UNITS[unit]}.layers.{found['block']}"
-        if part is not None:
-            layer += f".layers.{('sep', 'dw', 'proj').index(part)}"
-        renamed[f"{layer}.layers.{Y1_VALUES[value]}"] = array
-    # The graph fixes this scale to 1, whatever number the file holds.
-    scale = "features.layers.3.weight"
-    if scale in renamed:
-        renamed[scale] = torch.ones_like(renamed[scale])
-    return renamed
 
 
 def _kind_of(path: Path) -> Literal["safetensors", "torch", "mxnet"]:
