@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from recognition import checkpoint, delivery, plan
 from recognition.config import arguments, differences, from_json
 from recognition.data.order import SampleOrder
+from recognition.data.pairs import RecordImages
 from recognition.distributed import World, gather
 from recognition.evaluation import report
 from recognition.evaluation.runner import evaluate, load_results, save_results, scalars
@@ -222,7 +223,7 @@ class Trainer:
         self.model.train()
         self.network = self.model
         if self.trained:  # statistics of a frozen base stand still, so there is nothing to broadcast
-            self.network = DistributedDataParallel(self.model, broadcast_buffers=not self.model.frozen_base)
+            self.network = DistributedDataParallel(self.model, forward_sync_buffers=not self.model.frozen_base)
         self.optimizer = build_optimizer(config, self.model, self.classifier, assembled.adapter)
         self.classifier.bind(self.optimizer)
         self.scaler = ShardedGradScaler(device.type, enabled=config.train.precision == "fp16")
@@ -266,7 +267,7 @@ class Trainer:
             self.classifier.init_centres(class_means(self.model, self.records, self.world))
         if self.world.is_main:
             some = np.linspace(0, len(self.records) - 1, 6).astype(int)
-            self._picture("faces", report.face_figure([self.records.read(int(i)) for i in some]))
+            self._picture("faces", report.face_figure(RecordImages((self.records, some))))
         if self.config.evaluation.at_start:
             self.evaluate("before")
         return True

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recognition.data.decode import decode
 from recognition.data.degrade import low_res
+from recognition.data.pairs import RecordImages
 from recognition.evaluation.runner import compare
 from recognition.types import IMAGE_SIZE
 
@@ -118,7 +119,9 @@ def face_figure(images: Sequence[bytes], sides: Sequence[int] = (112, 56, 28, 14
     """A sheet: a row per encoded image, a column per resolution, as evaluation shows them to the model."""
     if not len(images) or not len(sides):
         raise ValueError("a sheet needs at least one image and one side")
-    pixels = torch.from_numpy(np.stack([decode(image, IMAGE_SIZE, f"image {i}") for i, image in enumerate(images)]))
+    places = [images.where(i) if isinstance(images, RecordImages) else f"image {i}" for i in range(len(images))]
+    decoded = [decode(images[i], IMAGE_SIZE, place) for i, place in enumerate(places)]
+    pixels = torch.from_numpy(np.stack(decoded))
     columns = [(pixels if side == IMAGE_SIZE else low_res(pixels, side)).numpy() for side in sides]
     figure = _figure(1.1 * len(sides), 1.1 * len(images) + 0.25)
     axes = figure.subplots(len(images), len(sides), squeeze=False)

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from recognition.objectives import OBJECTIVES
 from recognition.trainer import Trainer
 from recognition.weights import write_weights
 from tests.launch import run_processes
-from tests.small import write_recipe
+from tests.small import write_recipe, write_records
 
 CPU = torch.device("cpu")
 
@@ -125,33 +126,67 @@ def test_full_fine_tuning_moves_weights_and_statistics(recipe):
     assert np.mean(values[-4:]) < 0.5 * np.mean(values[:4])
 
 
-@pytest.mark.parametrize("overrides", [(), ("adapter.name=dual_lora", "optim.accumulate=2", "train.precision=bf16")])
-def test_resuming_at_an_epochs_end_gives_the_undisturbed_run(recipe, overrides):
-    common = ("schedule.epochs=4.0", "optim.name=sgd", "optim.lr=0.05", *QUIET, *overrides)
-    straight, straight_losses = train(recipe, "run.name=straight", *common)
-    # the same run, of which only the first checkpoint is left
-    train(recipe, "run.name=broken", *common, "train.keep=9")
-    folder = recipe.parent / "runs" / "broken" / "checkpoints"
-    first, *later = sorted(folder.iterdir())
+def forget_all_but_the_first_checkpoint(run):
+    """Make a finished run look as if it had been killed after its first checkpoint. Returns that update."""
+    first, *later = sorted((run / "checkpoints").iterdir())
     for path in later:
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
-    (recipe.parent / "runs" / "broken" / "metrics.jsonl").unlink()
+        shutil.rmtree(path)
+    return int(first.name.removeprefix("step_"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("adapter.name=dual_lora", "optim.accumulate=2", "train.precision=bf16"),
+        ("adapter.name=lora", "adapter.dropout=0.2", "classifier.sample_rate=0.5", "optim.name=adamw"),
+    ],
+)
+def test_resuming_at_an_epochs_end_gives_the_undisturbed_run(recipe, overrides):
+    common = ("schedule.epochs=4.0", "optim.name=sgd", "optim.lr=0.05", "train.keep=0", *QUIET, *overrides)
+    straight, straight_losses = train(recipe, "run.name=straight", *common)
+    train(recipe, "run.name=broken", *common)
+    run = recipe.parent / "runs" / "broken"
+    first = forget_all_but_the_first_checkpoint(run)
+    (run / "metrics.jsonl").write_text("")
     resumed, losses = train(recipe, "run.name=broken", *common)
-    assert min(losses) == int(first.name.removeprefix("step_")) + 1
+    assert min(losses) == first + 1
     assert all(losses[update] == straight_losses[update] for update in losses)
     assert straight.keys() == resumed.keys()
     compared = [name for name in straight if "num_batches" not in name]
     assert all(torch.equal(straight[name], resumed[name]) for name in compared)
 
 
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_with_one(recipe):
+    common = ("adapter.name=lora", "optim.name=sgd", "optim.lr=0.01", "schedule.epochs=0.8", "train.save_every=0.4")
+    common = (*common, "train.keep=0", "data.batch_size=3", *QUIET)
+    (straight, losses), _ = run_processes(2, in_a_process, recipe, common)
+    run = recipe.parent / "runs" / "small"
+    first = forget_all_but_the_first_checkpoint(run)
+    resumed, again = train(recipe, *common)
+    assert again.keys() == losses.keys() and first == 2
+    for update in losses:
+        assert again[update] == pytest.approx(losses[update], rel=1e-4)
+    assert resumed["classifier.weight"].shape[0] == 6 and straight["classifier.weight"].shape[0] == 3
+    assert relative(resumed["classifier.weight"][:3], straight["classifier.weight"]) < 1e-4
+
+
+def test_dali_trains_on_the_same_pixels(recipe):
+    pytest.importorskip("nvidia.dali")
+    common = ("adapter.name=dual_lora", "degradation.share=0.5", "schedule.epochs=0.6", *QUIET)
+    _, torch_losses = train(recipe, "run.name=torch", "data.loader=torch", *common)
+    _, dali_losses = train(recipe, "run.name=dali", "data.loader=dali", "data.workers=1", *common)
+    assert torch_losses == dali_losses
+
+
 def test_other_records_and_a_missing_checkpoint_are_refused(recipe):
     train(recipe, *QUIET)
-    with pytest.raises(ValueError, match="other records"):
-        train(recipe, "data.hold_out=3", *QUIET)
     with pytest.raises(ValueError, match="no complete checkpoint"):
         train(recipe, "train.resume=elsewhere", *QUIET)
+    write_records(recipe.parent / "train", images=4)
+    with pytest.raises(ValueError, match="other records"):
+        train(recipe, *QUIET)
 
 
 def test_a_continued_run_may_not_change_its_settings(recipe):
