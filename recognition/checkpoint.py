@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from easydict import EasyDict
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.device_mesh import init_device_mesh
@@ -21,16 +22,51 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
 import adapters
+from recognition.config import differences, from_json
 from recognition.model import FaceModel
 from recognition.partial_fc import PartialFC
 
 STATE = "state.json"
+# settings that a continued run may change; all others make it another run
+FREE = (
+    "run.root", "run.name", "needs", "evaluation", "data.batch_size", "data.loader", "data.workers", "train.device",
+    "train.keep", "train.log_every", "train.resume", "train.save_every",
+)  # fmt: skip
 
 
 def newest(folder: Path) -> Path | None:
     """The complete checkpoint of the latest step under `folder`, or None."""
     complete = sorted(path.parent for path in folder.glob(f"step_*/{STATE}"))
     return complete[-1] if complete else None
+
+
+def to_resume(config: EasyDict, run: Path, fingerprint: str) -> tuple[Path | None, dict]:
+    """The checkpoint that config.train.resume asks for and its state; (None, {}) for a new start.
+
+    fingerprint: of the training records. ValueError where there is none by that name, or where settings or records are
+    not those it was trained with.
+    """
+    wanted = config.train.resume
+    path = newest(run / "checkpoints") if wanted in ("auto", "never") else Path(wanted)
+    if wanted == "never" or path is None:
+        return None, {}
+    if not (path / STATE).is_file():
+        raise ValueError(f"train.resume={wanted} is no complete checkpoint; name a folder such as step_000000100")
+    saved = from_json(path.parents[1] / "config.json")
+    told = {key: value for key, value in saved.backbone.items() if key not in config.backbone}
+    config.backbone.update(told)  # by the card of the base weights, when the run began
+    if changed := differences(config, saved, FREE):
+        raise ValueError(
+            f"{path} was trained with other settings: {'; '.join(changed)}; "
+            "put them back, or start anew with train.resume=never or another run.name"
+        )
+    state = json.loads((path / STATE).read_text())
+    if state["fingerprint"] != fingerprint:
+        raise ValueError(
+            f"{path} was trained on other records than config.data.records names; "
+            "give the same ones, or start anew with train.resume=never"
+        )
+    return path, state
 
 
 def save(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from collections import deque
@@ -19,7 +18,7 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from recognition import checkpoint, delivery, plan
-from recognition.config import arguments, differences, from_json
+from recognition.config import arguments
 from recognition.data.order import SampleOrder
 from recognition.data.pairs import RecordImages
 from recognition.distributed import World, gather
@@ -35,11 +34,6 @@ from recognition.optim import Schedule, build_optimizer
 from recognition.partial_fc import LabelError, PartialFC
 from recognition.types import Batch, ObjectiveContext
 
-# settings that a continued run may change; all others make it another run
-FREE = (
-    "run.root", "run.name", "needs", "evaluation", "data.batch_size", "data.loader", "data.workers", "train.device",
-    "train.keep", "train.log_every", "train.resume", "train.save_every",
-)  # fmt: skip
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -60,7 +54,7 @@ class Trainer:
         self.autocast_dtype = AUTOCAST[config.train.precision]
         self.records = open_records(config)
         self.sets = open_sets(config.evaluation) if config.evaluation.sets else []
-        self.resumed_from, self.stored = self._find_checkpoint()
+        self.resumed_from, self.stored = checkpoint.to_resume(config, self.run, self.records.fingerprint())
         self.global_batch = self.stored.get("global_batch", config.data.batch_size * world.world_size)
         self.order = SampleOrder(
             self.records.num_images, config.run.seed, self.global_batch, world.global_rank, world.world_size
@@ -227,28 +221,6 @@ class Trainer:
         self.optimizer = build_optimizer(config, self.model, self.classifier, assembled.adapter)
         self.classifier.bind(self.optimizer)
         self.scaler = ShardedGradScaler(device.type, enabled=config.train.precision == "fp16")
-
-    def _find_checkpoint(self) -> tuple[Path | None, dict]:
-        wanted = self.config.train.resume
-        path = checkpoint.newest(self.run / "checkpoints") if wanted in ("auto", "never") else Path(wanted)
-        if wanted == "never" or path is None:
-            return None, {}
-        if not (path / checkpoint.STATE).is_file():
-            raise ValueError(f"train.resume={wanted} is no complete checkpoint; name a folder such as step_000000100")
-        saved = path.parents[1] / "config.json"
-        changed = differences(self.config, from_json(saved), FREE) if saved.is_file() else []
-        if changed:
-            raise ValueError(
-                f"{path} was trained with other settings: {'; '.join(changed)}; "
-                "put them back, or start anew with train.resume=never or another run.name"
-            )
-        state = json.loads((path / checkpoint.STATE).read_text())
-        if state["fingerprint"] != self.records.fingerprint():
-            raise ValueError(
-                f"{path} was trained on other records than config.data.records names; "
-                "give the same ones, or start anew with train.resume=never"
-            )
-        return path, state
 
     def _start(self) -> bool:
         """Continue the checkpoint, or prepare a new run. False where the run is complete already."""

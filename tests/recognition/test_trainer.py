@@ -218,6 +218,7 @@ def test_arguments_of_the_base_files_card_travel_with_the_run(recipe):
     found, _ = train(path, *QUIET)
     loaded = load_run(recipe.parent / "runs" / "small").state_dict()
     assert torch.equal(loaded["backbone.conv_sep.layers.0.weight"], found["backbone.conv_sep.layers.0.weight"])
+    train(path, *QUIET)  # the same command again: the same settings
 
 
 def test_starting_anew_keeps_the_earlier_run(recipe):
