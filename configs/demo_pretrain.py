@@ -1,7 +1,7 @@
 """The demo's base model: MobileFaceNet-nano from scratch on high-quality synthetic faces only.
 
 Needs   data/demo_pretrain, made by: python tools/make_synthetic.py data/demo_pretrain --identities 700 --images 14
-Run     torchrun --nproc-per-node 2 tools/train.py configs/demo_pretrain.py
+Run     python tools/train.py configs/demo_pretrain.py
         python tools/convert_checkpoint.py runs/demo_pretrain/model/adapter.safetensors weights/demo_base.safetensors
 Expect  see the card beside weights/demo_base.safetensors
 """

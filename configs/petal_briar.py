@@ -13,7 +13,7 @@ config.needs = [
     edict(
         path="data/briar/train.rec",
         help="BRIAR is distributed by the United States government to approved users only; align it to 112 px, one "
-        "folder per person, then: python tools/make_records.py FOLDER data/briar/train",
+        "folder per person, then: python tools/make_records.py FOLDER data/briar",
     ),
     edict(
         path="checkpoints/swin_cosface_webface4m.pt",

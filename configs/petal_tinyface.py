@@ -14,7 +14,7 @@ config.needs = [
     edict(
         path="data/tinyface/train.rec",
         help="TinyFace comes from its authors on request (https://qmul-tinyface.github.io); align its Training_Set to "
-        "112 px, one folder per person, then: python tools/make_records.py FOLDER data/tinyface/train",
+        "112 px, one folder per person, then: python tools/make_records.py FOLDER data/tinyface",
     ),
     edict(
         path="checkpoints/swin_cosface_webface4m.pt",

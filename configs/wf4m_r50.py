@@ -13,7 +13,7 @@ config.needs = [
     edict(
         path="data/webface4m",
         help="WebFace4M comes from its authors on request (https://www.face-benchmark.org); its RecordIO shards are "
-        "read as they are, folders of pictures through: python tools/make_records.py FOLDER data/webface4m/train",
+        "read as they are, folders of pictures through: python tools/make_records.py FOLDER data/webface4m",
     )
 ]
 config.backbone = edict(name="r50")
