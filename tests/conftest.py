@@ -29,6 +29,6 @@ def oracles() -> Path:
 def real_data() -> Path:
     """The optional folder of real faces and weights: LRFACE_DATA, else data/; the test is skipped without it."""
     path = Path(os.environ.get("LRFACE_DATA") or ROOT / "data")
-    if not all((path / part).is_dir() for part in ("lfw", "weights")):
-        pytest.skip(f"{path} holds no lfw and weights; LRFACE_DATA can name another folder of real data")
+    if not all((path / part).exists() for part in ("lfw", "weights", "small_lfw.bin")):
+        pytest.skip(f"{path} holds no lfw, weights and small_lfw.bin; LRFACE_DATA can name another folder of real data")
     return path

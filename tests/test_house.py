@@ -124,7 +124,7 @@ changed = {{k for k in set(environment) | set(os.environ) if environment.get(k) 
 assert not changed, changed
 """
     command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "docs")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "tests")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "", done.stdout
 

@@ -114,6 +114,6 @@ def test_wrong_devices_are_named():
     with pytest.raises(ValueError, match=r"train.device is 'tpu'; it must be 'auto', 'cpu' or 'cuda'"):
         distributed.start("tpu")
     if not torch.cuda.is_available():
-        with pytest.raises(RuntimeError, match=r"train.device=cuda, but torch finds no CUDA device"):
+        with pytest.raises(ValueError, match=r"train.device=cuda, but torch finds no CUDA device"):
             distributed.start("cuda")
     assert not dist.is_initialized()
