@@ -23,9 +23,9 @@ config.classifier = edict(init="class_means")
 config.data = edict(records="data/demo/train.rec", batch_size=32, workers=0)
 config.degradation = edict(share=0.7, sides=[8, 32], blur=0.6, noise=4.0, jpeg=[50, 95])
 config.optim = edict(name="adamw", lr=5e-3, weight_decay=0.05)
-config.schedule = edict(name="cosine", epochs=3.0, warmup_epochs=0.3)
+config.schedule = edict(name="cosine", epochs=2.0, warmup_epochs=0.2)
 config.evaluation = edict(
-    low_res=[112, 28, 16, 12, 8, [112, 12]],
+    low_res=[112, 16, 12, 8, [112, 12]],
     sets=[
         edict(name="pairs", kind="pairs", records="data/demo_test/train.rec", pairs="data/demo_test/pairs.csv"),
         edict(
