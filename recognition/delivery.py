@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 import adapters
 from recognition.config import arguments, to_json
+from recognition.evaluation.report import write_figure
+from recognition.files import write_atomically
 from recognition.logs import provenance
 from recognition.model import GATE, FaceModel, count_parameters
 from recognition.weights import sha256, write_weights
@@ -31,8 +33,8 @@ def set_aside(run: Path) -> Path | None:
 
 def write_start(run: Path, config: EasyDict, records: str) -> None:
     """The resolved settings and what they ran on. records: fingerprint of the training records."""
-    (run / "config.json").write_text(to_json(config))
-    (run / "provenance.json").write_text(json.dumps({**provenance(), "records": records}, indent=2) + "\n")
+    write_atomically(run / "provenance.json", json.dumps({**provenance(), "records": records}, indent=2) + "\n")
+    write_atomically(run / "config.json", to_json(config))  # last: where it is, the start was written
 
 
 def write_model(run: Path, config: EasyDict, model: FaceModel, records: str) -> Path:
@@ -65,11 +67,9 @@ def write_summary(run: Path, model: FaceModel, updates: int, train_seconds: floa
         "parameters": total,
         "trainable_parameters": trainable,
     }
-    (run / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+    write_atomically(run / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
 
 def write_picture(run: Path, name: str, figure: Figure) -> None:
     """A figure as report/<name>.png."""
-    path = run / "report" / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_figure(run / "report" / f"{name}.png", figure)

@@ -15,6 +15,7 @@ from recognition.data.decode import decode
 from recognition.data.degrade import low_res
 from recognition.data.pairs import RecordImages
 from recognition.evaluation.runner import compare
+from recognition.files import replacing, write_atomically
 from recognition.types import IMAGE_SIZE
 
 COLUMNS = 4  # axes in a row of a picture
@@ -54,14 +55,19 @@ def report(results_by_model: dict[str, dict]) -> str:
 def write_report(folder: str | Path, results_by_model: dict[str, dict]) -> Path:
     """Write report.md, and roc.png where there is verification. Returns report.md's path."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     text = report(results_by_model)
     if any(_sides(results_by_model, name, "roc") for name in _sets(results_by_model)):
-        roc_figure(results_by_model).savefig(folder / "roc.png", dpi=110)
+        write_figure(folder / "roc.png", roc_figure(results_by_model))
         text += "\n![ROC](roc.png)\n"
     path = folder / "report.md"
-    path.write_text(text)
+    write_atomically(path, text)
     return path
+
+
+def write_figure(path: str | Path, figure: Figure) -> None:
+    """A figure as PNG."""
+    with replacing(path) as file:
+        figure.savefig(file, dpi=110, format="png")
 
 
 def figures(results_by_model: dict[str, dict]) -> dict[str, Figure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from recognition.evaluation.embed import Embedder, embed
 from recognition.evaluation.identification import identify
 from recognition.evaluation.sets import EvaluationSet, open_sets, settings_with_defaults, side_name
 from recognition.evaluation.verification import pair_scores, verify_scores
+from recognition.files import replacing
+from recognition.registry import nearest
 
 ITEMS = "items"
 
@@ -48,6 +51,22 @@ def scalars(results: dict) -> dict[str, float]:
     return flat
 
 
+def headline(results: dict, figure: str = "") -> float:
+    """The one number by which checkpoints are compared: a flat name of scalars(), or the mean of every first measure.
+
+    ValueError with the nearest names for one that is not among the results.
+    """
+    flat = scalars(results)
+    if figure:
+        if figure not in flat:
+            raise ValueError(f"config.evaluation.best: there is no figure '{figure}'{nearest(figure, flat)}")
+        return flat[figure]
+    firsts = {}
+    for tag, value in flat.items():
+        firsts.setdefault(tag.rpartition("/")[0], value)
+    return sum(firsts.values()) / len(firsts)
+
+
 def compare(before: dict, after: dict, resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, dict]]:
     """after - before, paired on the same items: {set: {side: {measure: {"value", "lo", "hi"}}}}.
 
@@ -67,14 +86,16 @@ def compare(before: dict, after: dict, resamples: int = 1000, seed: int = 0) -> 
 def save_results(folder: str | Path, results: dict) -> None:
     """Write results.json, and items.npz with the arrays per item under names such as lfw/112-14/correct."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     arrays, plain = {}, {}
     for name, sides in results.items():
         plain[name] = {side: {k: v for k, v in measures.items() if k != ITEMS} for side, measures in sides.items()}
         for side, measures in sides.items():
             arrays |= {f"{name}/{side}/{key}": array for key, array in measures[ITEMS].items()}
-    (folder / "results.json").write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
-    np.savez_compressed(folder / "items.npz", **arrays)
+    items = io.BytesIO()
+    np.savez_compressed(items, **arrays)
+    with replacing(folder / "results.json") as measures_file, replacing(folder / "items.npz") as items_file:
+        measures_file.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
+        items_file.write_bytes(items.getbuffer())
 
 
 def load_results(folder: str | Path) -> dict:

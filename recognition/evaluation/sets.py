@@ -24,7 +24,7 @@ DEFAULTS = {
     "bootstrap": 1000,
     "seed": 0,
 }
-TRAINERS = ("every", "at_start")  # keys of the same section that the trainer reads
+TRAINERS = ("every", "best", "at_start")  # keys of the same section that the trainer reads
 # by kind: keys that a set must have, and those it may have
 KEYS = {
     "bin": (("path",), ("folds",)),

@@ -1,0 +1,93 @@
+"""Files that are either what they were or complete: written beside, flushed to the disk, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+UNFINISHED = ".tmp"  # ending of a name that stands for a file being written
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+CANNOT_FLUSH = (
+    errno.EINVAL,
+    errno.ENOTSUP,
+)  # by file systems without a flush of folders, after the rename
+
+
+def write_atomically(path: str | Path, data: bytes | str) -> None:
+    """Make `path` hold `data`, text as UTF-8, or leave it as it was. Folders above it are made.
+
+    OSError naming the path where it cannot be written, such as on a full disk.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A name beside `path` for a writer to fill: at the end it becomes `path`, after an error nothing of it stays.
+
+    It ends in .tmp, so a writer that goes by endings has to be told its format. The file gets the mode of any new one
+    (0666 less the umask), whatever its writer gave it. Files that belong together: fill all before the first `with`
+    ends, so that a full disk leaves all of them as they were.
+    OSError naming the path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    try:
+        with temporary.open("wb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        yield temporary
+        temporary.chmod(mode)  # safetensors, for one, leaves 0600
+        flush(temporary)
+        os.replace(temporary, path)
+        flush(path.parent)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None  # write() names no file
+    finally:
+        with contextlib.suppress(OSError):  # the error before it is the one to tell
+            temporary.unlink(missing_ok=True)
+
+
+def flush(path: str | Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in CANNOT_FLUSH or not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise
+    finally:
+        os.close(handle)
+
+
+def no_room(error: OSError) -> bool:
+    """True where the disk, or the user's share of it, is full."""
+    return error.errno in NO_ROOM
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left half-written of the same file."""
+    start = f".{path.name}."
+    for name in os.listdir(path.parent):
+        process = name.removeprefix(start).removesuffix(UNFINISHED)
+        if name == f"{start}{process}{UNFINISHED}" and process.isdecimal() and not _lives(int(process)):
+            with contextlib.suppress(OSError):  # another process may sweep too
+                (path.parent / name).unlink()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
