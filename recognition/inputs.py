@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from easydict import EasyDict
 from torch import Tensor
 
+from recognition.data.bad_records import BadRecords
 from recognition.data.dali_loader import DaliLoader
 from recognition.data.degrade import Degradation
+from recognition.data.fetch import problem_of
 from recognition.data.order import SampleOrder
 from recognition.data.pairs import RecordImages
 from recognition.data.records import Records
 from recognition.data.torch_loader import TorchLoader
-from recognition.distributed import World
+from recognition.distributed import World, all_reduce_sum
 from recognition.evaluation.embed import Embedder, embed
 from recognition.objectives import OBJECTIVES
 
 
 def open_records(config: EasyDict) -> Records:
-    """The recipe's training records. ValueError where it names none."""
+    """The recipe's training records. ValueError where it names none, or a policy for bad ones that there is not."""
     if not config.data.records:
         raise ValueError("config.data.records names no record file; tools/make_records.py makes them from a folder")
-    return Records(config.data.records, classes=config.data.classes, hold_out=config.data.hold_out)
+    if config.data.on_bad_record not in ("error", "skip"):
+        raise ValueError(f"config.data.on_bad_record is '{config.data.on_bad_record}'; it must be error or skip")
+    return Records(
+        config.data.records,
+        classes=config.data.classes,
+        hold_out=config.data.hold_out,
+        most_classes=config.data.most_classes,
+        bad_record_limit=config.data.bad_record_limit if config.data.on_bad_record == "skip" else None,
+    )
+
+
+def open_bad_records(config: EasyDict, records: Records, path: str | os.PathLike | None) -> BadRecords | None:
+    """What lists the bad records of a run in a file; None where they are errors. path: None lists them in memory."""
+    if config.data.on_bad_record == "error":
+        return None
+    return BadRecords(path, records.num_images + len(records.left_out), config.data.bad_record_limit)
 
 
 def build_degradation(config: EasyDict) -> Degradation | None:
@@ -37,8 +56,13 @@ def build_degradation(config: EasyDict) -> Degradation | None:
     return Degradation(settings.share, tuple(settings.sides), settings.blur, settings.noise, jpeg)
 
 
-def build_loader(config: EasyDict, records: Records, order: SampleOrder, world: World) -> TorchLoader | DaliLoader:
-    """The loader that config.data.loader names; "auto" takes DALI on CUDA where it is installed."""
+def build_loader(
+    config: EasyDict, records: Records, order: SampleOrder, world: World, bad_records: BadRecords | None = None
+) -> TorchLoader | DaliLoader:
+    """The loader that config.data.loader names; "auto" takes DALI on CUDA where it is installed.
+
+    bad_records: of open_bad_records.
+    """
     chosen = config.data.loader
     if chosen == "auto":
         chosen = "dali" if world.device.type == "cuda" and _has_dali() else "torch"
@@ -55,6 +79,7 @@ def build_loader(config: EasyDict, records: Records, order: SampleOrder, world: 
         seed=config.run.seed,
         device=world.device,
         fields=tuple(sorted(wanted)),
+        bad_records=bad_records,
     )
 
 
@@ -65,13 +90,31 @@ def _has_dali() -> bool:
         return False
 
 
-def class_means(model: Embedder, records: Records, world: World) -> Tensor:
+def some_images(records: Records, count: int, bad_records: BadRecords | None = None) -> RecordImages:
+    """At most `count` records from all over the set, to look at; bad ones are passed over where the run skips them."""
+    indices = np.unique(np.linspace(0, len(records) - 1, count).astype(np.int64))
+    if bad_records is not None:
+        indices = np.array([i for i in indices.tolist() if not problem_of(records, i)], np.int64)
+    return RecordImages((records, indices))
+
+
+def class_means(model: Embedder, records: Records, world: World, bad_records: BadRecords | None = None) -> Tensor:
     """Unit mean of each class's unit embeddings, (C, D) float32, of the records as they are stored; by all processes.
 
     A class of no image gets a random direction, a function of its number.
+    bad_records: where bad ones are listed; they are no part of any mean. None: they are errors.
     """
-    images = RecordImages((records, np.arange(len(records))))
+    every = np.arange(len(records))
+    images = RecordImages((records, every)) if bad_records is None else _SoundImages(records)
     embeddings = F.normalize(embed(model, images, world=world))
+    if bad_records is not None:
+        bad = torch.zeros(len(records), 1)
+        bad[sorted(images.bad)] = 1
+        bad = all_reduce_sum(bad.to(embeddings.device)) > 0
+        embeddings = embeddings.masked_fill(bad, 0)
+        if world.is_main:
+            found = bad.squeeze(1).nonzero().squeeze(1).tolist()
+            bad_records.add(records.as_bad(i, problem_of(records, i)) for i in found)
     label = torch.from_numpy(records.labels).to(embeddings.device)
     sums = embeddings.new_zeros(records.num_classes, embeddings.shape[1]).index_add_(0, label, embeddings)
     empty = (sums == 0).all(1).nonzero().squeeze(1)
@@ -79,3 +122,19 @@ def class_means(model: Embedder, records: Records, world: World) -> Tensor:
         generator = torch.Generator().manual_seed(number)
         sums[number] = torch.randn(embeddings.shape[1], generator=generator).to(sums)
     return F.normalize(sums)
+
+
+class _SoundImages(RecordImages):
+    """All records, a black picture in place of each bad one: it is decoded twice, here to know whether it can be."""
+
+    def __init__(self, records: Records) -> None:
+        super().__init__((records, np.arange(len(records))))
+        self.records = records
+        self.bad: set[int] = set()  # of those asked for so far
+        self.black = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+
+    def __getitem__(self, i: int) -> bytes:
+        if problem_of(self.records, i):
+            self.bad.add(i)
+            return self.black
+        return super().__getitem__(i)

@@ -4,6 +4,8 @@
   python tools/inspect_records.py data/mine --decode              every picture decoded as well
   python tools/inspect_records.py data/mine --sheet sheet.png     a sheet of pictures, one class after another
   python tools/inspect_records.py data/mine/train.rec --rebuild-index
+  python tools/inspect_records.py data/mine --checksum            every record held against train.crc
+  python tools/inspect_records.py data/mine --write-checksum      train.crc from the records as they are now
 
 Exit status: 0 all sound, 1 something is bad, 2 the call cannot be answered.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,27 +24,26 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from recognition.data.checksums import write_checksums
+from recognition.data.encoded import LEAST_SIDE, PictureError, read_picture
 from recognition.data.recordio import RecordError, RecordReader, unpack
 from recognition.data.records import find_shards, set_of
-from recognition.data.survey import IMAGE, KINDS, NOT_FINITE, PROBLEMS, Survey, survey
+from recognition.data.survey import IMAGE, KINDS, Survey, survey
 
 SAMPLE = 1000  # pictures per file whose pixel size is looked at without --decode
 BAR = 40  # characters of the histogram's longest bar
 CELL = 112  # pixels of one picture on the sheet
 
 
-def read_picture(reader: RecordReader, row: int) -> np.ndarray | str:
+def picture_of(reader: RecordReader, row: int) -> np.ndarray | str:
     """Decoded BGR uint8 (H, W, 3), or why there is none."""
     try:
         _, data = unpack(reader.read_row(row))
+        picture = read_picture(data, "", LEAST_SIDE)
+    except PictureError as error:
+        return error.problem
     except RecordError as error:
         return str(error)
-    try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        return f"cv2 cannot decode its {len(data)} bytes: {error.err}"
-    if picture is None:
-        return f"its {len(data)} bytes are no picture, or a truncated one"
     if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-64:]:
         return f"its JPEG of {len(data)} bytes has no end marker"
     return picture
@@ -51,7 +53,7 @@ def decode(reader: RecordReader, rows: np.ndarray, workers: int) -> tuple[Counte
     """Pixel sizes with their counts, and what is bad: row -> reason."""
 
     def look(row: int) -> tuple[str, str]:
-        picture = read_picture(reader, row)
+        picture = picture_of(reader, row)
         return ("", picture) if isinstance(picture, str) else (f"{picture.shape[1]}x{picture.shape[0]}", "")
 
     sizes: Counter[str] = Counter()
@@ -144,9 +146,8 @@ def describe_classes(name: Path, files: list[tuple[RecordReader, Survey]]) -> li
 def bad_lines(reader: RecordReader, found: Survey, undecodable: dict[int, str]) -> list[str]:
     """A line for each bad record: file, key, offset, reason."""
     reasons = dict(undecodable)
-    for row in np.flatnonzero(found.problem):
-        code = found.problem[row]
-        reasons[int(row)] = PROBLEMS[code] + (f" ({found.label[row]:g})" if code >= NOT_FINITE else "")
+    for row in np.flatnonzero(found.problem).tolist():
+        reasons[row] = found.says(row)
     return [
         f"{reader.path}, key {reader.keys[row]}, offset {reader.offsets[row]}: {reason}"
         for row, reason in sorted(reasons.items())
@@ -160,7 +161,7 @@ def sheet(chosen: list[tuple[RecordReader, int, int]], columns: int) -> np.ndarr
     page = np.full((lines * (CELL + text), columns * CELL, 3), 255, np.uint8)
     for place, (reader, row, label) in enumerate(chosen):
         top, left = place // columns * (CELL + text), place % columns * CELL
-        picture = read_picture(reader, row)
+        picture = picture_of(reader, row)
         if isinstance(picture, str):
             picture = np.full((CELL, CELL, 3), (0, 0, 255), np.uint8)
         scale = CELL / max(picture.shape[:2])
@@ -198,14 +199,42 @@ def rebuild_index(path: Path) -> str:
     return f"{reader.index_path}: {len(reader)} records"
 
 
+def verify(path: Path) -> list[str]:
+    """Hold every record against its checksum. A line for each that does not agree; ValueError without checksums."""
+    reader = RecordReader(path)
+    if reader.checksums is None:
+        raise ValueError(f"{reader.checksum_path} is not there; --write-checksum makes it from the records as they are")
+    bad = []
+    for row in tqdm(range(len(reader)), unit="record", desc=path.name, disable=None):
+        try:
+            reader.read_row(row)
+        except RecordError as error:
+            bad.append(str(error))
+    print(f"{path}: {len(reader) - len(bad)} of {len(reader)} records agree with {reader.checksum_path.name}")
+    return bad
+
+
+def write_checksum(path: Path) -> str:
+    """Write the checksums of a file beside it. ValueError where they are there, RecordError for a damaged record."""
+    reader = RecordReader(path)
+    if reader.checksums is not None:
+        raise ValueError(f"{reader.checksum_path} is there already: --checksum verifies it; move it away to replace it")
+    keys = tqdm(reader.keys.tolist(), unit="record", desc=path.name, disable=None)
+    pairs = ((key, zlib.crc32(reader.read_row(row))) for row, key in enumerate(keys))
+    write_checksums(reader.checksum_path, pairs)
+    return f"{reader.checksum_path}: {len(reader)} records"
+
+
 def inspect(args: argparse.Namespace) -> int:
     """Report on every file. Returns the exit status."""
     paths = [shard for path in args.paths for shard in find_shards(path)]
-    if args.rebuild_index:
+    if args.rebuild_index or args.write_checksum:
         for path in paths:
-            print(rebuild_index(path))
+            print(rebuild_index(path) if args.rebuild_index else write_checksum(path))
         return 0
     bad: list[str] = []
+    if args.checksum:
+        return told([line for path in paths for line in verify(path)])
     files: list[tuple[RecordReader, Survey]] = []
     for path in paths:
         try:
@@ -227,6 +256,11 @@ def inspect(args: argparse.Namespace) -> int:
         if not cv2.imwrite(str(args.sheet), sheet(chosen, min(args.columns, len(chosen)))):
             raise ValueError(f"cv2 cannot write {args.sheet}")
         print(f"sheet of {len(chosen)} pictures (class / key): {args.sheet}")
+    return told(bad)
+
+
+def told(bad: list[str]) -> int:
+    """Print what is bad. Returns the exit status."""
     for line in bad:
         print(f"bad: {line}")
     if bad:
@@ -242,6 +276,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("paths", type=Path, nargs="+", help="x.rec, the prefix of a file or of its shards, or a folder")
     parser.add_argument("--decode", action="store_true", help="decode every picture, not a sample")
     parser.add_argument("--rebuild-index", action="store_true", help="write a missing .idx by scanning the .rec")
+    parser.add_argument("--checksum", action="store_true", help="verify every record against the .crc, nothing else")
+    parser.add_argument("--write-checksum", action="store_true", help="write a missing .crc from the records")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="write a sheet of pictures")
     parser.add_argument("--pictures", type=int, default=96, help="pictures on the sheet (96)")
     parser.add_argument("--columns", type=int, default=12, help="pictures in a line of the sheet (12)")

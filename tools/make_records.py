@@ -4,7 +4,8 @@
   python tools/make_records.py faces.txt data/mine --shards 8   a line `picture TAB label` (or a space) for each picture
 
 Writes OUT/train.rec and train.idx (or train-00000-of-00008.rec ...), OUT/property (classes,height,width) and
-OUT/classes.txt (class number TAB identity). Stopped or killed, it goes on where it was when called again in the same
+OUT/classes.txt (class number TAB identity); with --checksum OUT/train.crc as well, against which every read of a record
+is then checked. Stopped or killed, it goes on where it was when called again in the same
 way, and the files are the same as from a run that was never stopped.
 """
 
@@ -23,6 +24,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from recognition.data.checksums import checksum_path
 from recognition.data.pictures import Plan, encode, plan_folder, plan_list
 from recognition.data.recordio import Header, RecordWriter, pack, record_paths
 
@@ -32,11 +34,11 @@ MOST_CLASSES = 2**24  # labels are stored as float32
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run has come. sizes: bytes of .rec and .idx for each shard that was begun."""
+    """How far a run has come. sizes: bytes of .rec, .idx and .crc, if any, for each shard that was begun."""
 
     plan: str  # digest of plan and settings
     position: int = 0  # in the shuffled order
-    sizes: list[tuple[int, int]] = field(default_factory=list)
+    sizes: list[tuple[int, ...]] = field(default_factory=list)
     written: list[int] = field(default_factory=list)  # records for each shard that was begun
     bad: list[tuple[str, str]] = field(default_factory=list)  # picture, reason
     stretched: int = 0
@@ -70,10 +72,11 @@ def write_shards(
             begun = k < len(progress.sizes)
             if begun and progress.position >= end:
                 continue
-            writer = RecordWriter(prefix, resume_at=tuple(progress.sizes[k]) if begun else None)
+            sizes = tuple(progress.sizes[k]) if begun else None
+            writer = RecordWriter(prefix, resume_at=sizes, checksum=args.checksum)
             try:
                 if not begun:
-                    progress.sizes.append((0, 0))
+                    progress.sizes.append((0, 0, 0) if args.checksum else (0, 0))
                     progress.written.append(0)
                 while progress.position < end:
                     batch = order[progress.position : min(progress.position + BATCH, end)]
@@ -127,9 +130,10 @@ def finish(plan: Plan, prefixes: list[Path], progress: Progress, args: argparse.
     for prefix, sizes in zip(prefixes, progress.sizes, strict=True):
         records, index = record_paths(prefix)
         if Path(f"{records}.partial").is_file():
-            RecordWriter(prefix, resume_at=tuple(sizes)).close()
-        elif Path(f"{index}.partial").is_file():
-            os.replace(f"{index}.partial", index)
+            RecordWriter(prefix, resume_at=tuple(sizes), checksum=args.checksum).close()
+        for file in (index, checksum_path(records)):  # a kill came between the names
+            if Path(f"{file}.partial").is_file():
+                os.replace(f"{file}.partial", file)
     progress_path(args).unlink()
 
 
@@ -140,7 +144,15 @@ def progress_path(args: argparse.Namespace) -> Path:
 def digest_of(plan: Plan, args: argparse.Namespace) -> str:
     """Stands for all that the files depend on, except for what is in the pictures."""
     base = args.root or (args.source if args.source.is_dir() else args.source.parent)
-    settings = [args.name, args.shards, args.size, args.quality, args.seed, plan.names]
+    settings = [
+        args.name,
+        args.shards,
+        args.size,
+        args.quality,
+        args.seed,
+        plan.names,
+        *(["checksum"] if args.checksum else []),
+    ]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for path, label in zip(plan.paths, plan.labels, strict=True):
         digest.update(f"{os.path.relpath(path, base)}\0{label}\0".encode(errors="surrogateescape"))
@@ -186,6 +198,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave unreadable pictures out, list them in bad_images.txt"
     )
+    parser.add_argument("--checksum", action="store_true", help="write checksums beside the records")
     parser.add_argument("--overwrite", action="store_true", help="begin anew and replace what is there")
     args = parser.parse_args(argv)
     for name, low, high in (("shards", 1, 99999), ("size", 8, 4096), ("quality", 1, 100), ("workers", 1, 256)):
@@ -222,6 +235,11 @@ def make(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+    if 0 in progress.written:
+        raise ValueError(
+            f"bad pictures leave {prefixes[progress.written.index(0)]}.rec without a record: call again with "
+            f"--overwrite and other pictures, or fewer shards than {args.shards}"
+        )
     finish(plan, prefixes, progress, args)
     for note in plan.notes:
         print(f"note: {note}")

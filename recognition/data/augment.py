@@ -30,7 +30,8 @@ def flips(seed: int, positions: ArrayLike) -> np.ndarray:
 
 def normalise(images: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) contiguous float32, x / 127.5 - 1."""
-    return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 127.5 - 1
+    fresh = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return fresh.div_(127.5).sub_(1)
 
 
 def finish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,8 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recognition.data.bad_records import BadRecord, BadRecords
 from recognition.data.decode import as_batch, check_fields, decode
 from recognition.data.degrade import Degradation
+from recognition.data.encoded import LEAST_SIDE, PictureError, plain_jpeg_size, size_problem
+from recognition.data.fetch import fetch, fetch_pixels
 from recognition.data.order import SampleOrder
 from recognition.data.records import Records
 from recognition.types import IMAGE_SIZE, Batch
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from nvidia.dali.types import BatchInfo
 
 PREFETCH = 3  # steps that DALI decodes ahead
+MOST_FAILURES = 10  # steps in a row that DALI may refuse; an error ahead of its step takes PREFETCH of them
 
 
 class DaliLoader:
@@ -30,7 +35,8 @@ class DaliLoader:
     DALI gets the bytes of one step after the other from our order, and decodes: it draws nothing. On the CPU the pixels
     are those of TorchLoader (0/255), and within 1/255 where the stored size differs from image_size. Images that DALI
     and OpenCV treat apart (truncated, rotated by EXIF, not JPEG) are decoded by OpenCV, so that both loaders give or
-    refuse the same ones; that runs in one thread, and a set of PNG images is faster in TorchLoader.
+    refuse the same ones; that runs in one thread, and a set of PNG images is faster in TorchLoader. A step at which
+    DALI gives up is decoded by OpenCV, and DALI begins anew (5 ms) at the next one.
 
     workers: threads that decode, at least one. The other arguments are TorchLoader's.
     """
@@ -47,6 +53,7 @@ class DaliLoader:
         seed: int = 0,
         device: torch.device,
         fields: Sequence[str] = (),
+        bad_records: BadRecords | None = None,
     ) -> None:
         """ImportError with the command that installs DALI where it is missing."""
         try:
@@ -65,22 +72,34 @@ class DaliLoader:
         self.seed = seed
         self.device = torch.device(device)
         self.fields = check_fields(fields)
+        self.bad_records = bad_records
+        self._warned = False
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Batches of step first_step, first_step + 1, ... without end.
 
-        ValueError names the file and key of a record that does not decode, at the step that record belongs to.
+        ValueError names the file and key of a bad record, at the step that record belongs to, where no bad_records were
+        given, and comes where there are too many of them. RuntimeError where DALI refuses MOST_FAILURES steps in a row.
         """
-        feed = _Feed(self.records, self.order, self.image_size, first_step)
-        pipeline = self._pipeline(feed)
-        step = first_step
+        running, step, failures = _Running(self, first_step), first_step, 0
         try:
             while True:
-                positions, indices, images = self._decoded(pipeline, feed, step)
+                try:
+                    taken, images = running.decoded(step)
+                    failures = 0
+                except _Refused as refused:
+                    if self.on_cuda:  # the last batch may still be computed from DALI's memory
+                        torch.cuda.synchronize(self.device)
+                    running.close()
+                    failures += 1
+                    taken, images = self._without_dali(step, failures, refused)
+                    running = _Running(self, step + 1)
+                if self.bad_records is not None:
+                    self.bad_records.add(taken.bad)
                 yield as_batch(
                     images,
-                    positions,
-                    indices,
+                    taken.positions,
+                    taken.indices,
                     self.records,
                     degradation=self.degradation,
                     flip=self.flip,
@@ -90,66 +109,98 @@ class DaliLoader:
                 )
                 step += 1
         finally:
-            # Left to the garbage collector (it is part of a cycle), a process forked meanwhile may collect it, and hang
-            # waiting for threads that it does not have. DALI has no public name for this; its __del__ does the same.
-            pipeline._shutdown()
+            running.close()
 
-    def _decoded(self, pipeline: Pipeline, feed: _Feed, step: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
-        """Positions, record numbers and pixels of a step; the pixels are DALI's memory, free again when dropped."""
+    def _without_dali(self, step: int, failures: int, refused: _Refused) -> tuple[_Taken, Tensor]:
+        """A step that DALI refused, by OpenCV: its bad records are found and treated as TorchLoader does."""
+        positions = self.order.positions(step)
+        wanted = self.order.indices(positions)
+        images, indices, bad = fetch_pixels(
+            self.records, wanted, positions, self.image_size, seed=self.seed, skip=self.bad_records is not None
+        )
+        among = f"{self.records.where(int(wanted[0]))} and the {len(wanted) - 1} records of the same step"
+        if failures >= MOST_FAILURES:
+            raise RuntimeError(
+                f"DALI refused {failures} steps in a row, the last one with {among}; set data.loader=torch to go on "
+                f"without DALI. DALI says: {refused}"
+            ) from refused
+        if not bad and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"DALI refused a step whose records OpenCV decodes: {among}. OpenCV's pixels are used, and DALI begins "
+                f"anew at the next step; said once, though it may happen again. DALI says: {refused}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return _Taken(positions, indices, bad=bad), torch.from_numpy(images).to(self.device)
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether DALI decodes on the GPU."""
+        return self.device.type == "cuda"
+
+
+class _Refused(Exception):
+    """DALI's error, its first line."""
+
+
+class _Running:
+    """A pipeline and what it was fed, from one step on."""
+
+    def __init__(self, loader: DaliLoader, first_step: int) -> None:
+        self.loader = loader
+        self.feed = _Feed(loader, first_step)
+        self.pipeline = _pipeline(loader, self.feed)
+
+    def decoded(self, step: int) -> tuple[_Taken, Tensor]:
+        """What a step took, and its pixels, which are DALI's memory, free again when dropped."""
+        device, on_cuda = self.loader.device, self.loader.on_cuda
         try:
-            (decoded,) = pipeline.run(torch.cuda.current_stream(self.device)) if self._on_cuda else pipeline.run()
+            (decoded,) = self.pipeline.run(torch.cuda.current_stream(device)) if on_cuda else self.pipeline.run()
         except RuntimeError as error:
-            raise self._refused(feed.taken[step], error) from error
-        taken = feed.taken.pop(step)
+            raise _Refused(next((line for line in str(error).splitlines() if line.strip()), "nothing")) from error
+        taken = self.feed.taken.pop(step)
         if taken.error is not None:
             raise taken.error
         images = torch.from_dlpack(decoded.as_tensor())
         if taken.pixels:
             images = images.clone()  # DALI may have lent the memory of another sample
-            rows = torch.tensor(list(taken.pixels), device=self.device)
-            images[rows] = torch.from_numpy(np.stack(list(taken.pixels.values()))).to(self.device)
-        return taken.positions, taken.indices, images
+            rows = torch.tensor(list(taken.pixels), device=device)
+            images[rows] = torch.from_numpy(np.stack(list(taken.pixels.values()))).to(device)
+        return taken, images
 
-    @property
-    def _on_cuda(self) -> bool:
-        return self.device.type == "cuda"
+    def close(self) -> None:
+        """End the pipeline's threads.
 
-    def _refused(self, taken: _Taken, error: RuntimeError) -> Exception:
-        """The error to raise where DALI gives up: the record at fault by name, if OpenCV refuses it too."""
-        for index in taken.indices.tolist():
-            try:
-                decode(self.records.read(index), self.image_size, self.records.where(index))
-            except ValueError as refused:
-                return refused
-        among = f"{self.records.where(int(taken.indices[0]))} and the {len(taken.indices) - 1} records of the same step"
-        return RuntimeError(
-            f"DALI stopped at a step whose records OpenCV decodes, among them {among}; set data.loader=torch to go on "
-            f"without DALI. DALI says: {str(error).strip().splitlines()[0]}"
+        Left to the garbage collector (it is part of a cycle), a process forked meanwhile may collect it, and hang
+        waiting for threads that it does not have. DALI has no public name for this; its __del__ does the same.
+        """
+        self.pipeline._shutdown()
+
+
+def _pipeline(loader: DaliLoader, feed: _Feed) -> Pipeline:
+    from nvidia.dali import fn, pipeline_def, types
+
+    place, size = "mixed" if loader.on_cuda else "cpu", [loader.image_size, loader.image_size]
+
+    @pipeline_def(
+        batch_size=loader.order.counts()[loader.order.global_rank],
+        num_threads=loader.workers,
+        device_id=(loader.device.index or 0) if loader.on_cuda else None,
+        prefetch_queue_depth=PREFETCH,
+        enable_conditionals=True,
+    )
+    def decoding():
+        encoded, other_size = fn.external_source(
+            feed, num_outputs=2, dtype=[types.UINT8, types.BOOL], ndim=[1, 0], batch=True, batch_info=True
         )
+        # without fancy up-sampling of chroma the GPU's pixels would be further from the CPU's
+        image = fn.decoders.image(encoded, device=place, output_type=types.RGB, jpeg_fancy_upsampling=True)
+        if other_size:  # per image: a resize to the same size would change nothing and cost two thirds of the speed
+            image = fn.resize(image, size=size, interp_type=types.INTERP_LINEAR, antialias=False)
+        return image
 
-    def _pipeline(self, feed: _Feed) -> Pipeline:
-        from nvidia.dali import fn, pipeline_def, types
-
-        place, size = "mixed" if self._on_cuda else "cpu", [self.image_size, self.image_size]
-
-        @pipeline_def(
-            batch_size=self.order.counts()[self.order.global_rank],
-            num_threads=self.workers,
-            device_id=(self.device.index or 0) if self._on_cuda else None,
-            prefetch_queue_depth=PREFETCH,
-            enable_conditionals=True,
-        )
-        def decoding():
-            encoded, other_size = fn.external_source(
-                feed, num_outputs=2, dtype=[types.UINT8, types.BOOL], ndim=[1, 0], batch=True, batch_info=True
-            )
-            # without fancy up-sampling of chroma the GPU's pixels would be further from the CPU's
-            image = fn.decoders.image(encoded, device=place, output_type=types.RGB, jpeg_fancy_upsampling=True)
-            if other_size:  # per image: a resize to the same size would change nothing and cost two thirds of the speed
-                image = fn.resize(image, size=size, interp_type=types.INTERP_LINEAR, antialias=False)
-            return image
-
-        return decoding()
+    return decoding()
 
 
 @dataclass(slots=True)
@@ -157,21 +208,21 @@ class _Taken:
     """What a step took from the records, kept until DALI hands its pixels back."""
 
     positions: np.ndarray
-    indices: np.ndarray
+    indices: np.ndarray  # record numbers, those of replacements among them
     pixels: dict[int, np.ndarray] = field(default_factory=dict)  # by row, of images decoded here
+    bad: list[BadRecord] = field(default_factory=list)
     error: ValueError | OSError | None = None  # raised when it is the step's turn, not when DALI reads ahead
 
 
 class _Feed:
-    """DALI's source: the encoded images of one step after the other."""
+    """DALI's source: the encoded images of one step after the other, of which DALI gets those it treats as OpenCV."""
 
-    def __init__(self, records: Records, order: SampleOrder, image_size: int, first_step: int) -> None:
-        self.records = records
-        self.order = order
-        self.image_size = image_size
+    def __init__(self, loader: DaliLoader, first_step: int) -> None:
+        self.records, self.order = loader.records, loader.order
+        self.image_size, self.seed, self.skip = loader.image_size, loader.seed, loader.bad_records is not None
         self.first_step = first_step
         self.taken: dict[int, _Taken] = {}
-        black = np.zeros((image_size, image_size, 3), np.uint8)
+        black = np.zeros((self.image_size, self.image_size, 3), np.uint8)
         self.blank = cv2.imencode(".jpg", black)[1].ravel()  # holds the row of an image that DALI does not get
 
     def __call__(self, info: BatchInfo) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -180,36 +231,26 @@ class _Feed:
         taken = self.taken[step] = _Taken(positions, self.order.indices(positions))
         encoded, other_size = [self.blank] * len(positions), np.zeros(len(positions), bool)
         try:
-            for row, index in enumerate(taken.indices.tolist()):
-                read = self.records.read(index)
-                size = plain_jpeg_size(read)
+            for row, (index, position) in enumerate(zip(taken.indices.tolist(), positions.tolist(), strict=True)):
+                (read, size), taken.indices[row], bad = fetch(
+                    self.records, index, position, seed=self.seed, skip=self.skip, load=self._vetted
+                )
+                taken.bad += bad
                 if size is None:
-                    taken.pixels[row] = decode(read, self.image_size, self.records.where(index))
+                    taken.pixels[row] = read
                 else:
-                    encoded[row] = np.frombuffer(read, np.uint8)
+                    encoded[row] = read
                     other_size[row] = size != (self.image_size, self.image_size)
         except (ValueError, OSError) as error:
             taken.error = error
         return encoded, list(other_size)
 
-
-def plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """Height and width in pixels of a complete 8-bit grey or YCbCr JPEG without EXIF; None for anything else.
-
-    Reads the markers only (Rec. ITU-T T.81, annex B): 3 us, against 100 us for decoding 112 x 112 pixels.
-    """
-    if encoded[:2] != b"\xff\xd8":
-        return None
-    at, size = 2, None
-    while at + 4 <= len(encoded) and encoded[at] == 0xFF:
-        marker, length = encoded[at + 1], int.from_bytes(encoded[at + 2 : at + 4], "big")
-        if marker in (0xC0, 0xC1, 0xC2) and at + 10 <= len(encoded):  # baseline, extended, progressive
-            if encoded[at + 4] != 8 or encoded[at + 9] not in (1, 3):
-                return None
-            size = int.from_bytes(encoded[at + 5 : at + 7], "big"), int.from_bytes(encoded[at + 7 : at + 9], "big")
-        elif marker == 0xDA:  # the scan: its data hold no end marker but the real one
-            return size if encoded.rfind(b"\xff\xd9", at) > 0 else None
-        elif marker == 0xE1 and encoded[at + 4 : at + 8] == b"Exif":
-            return None
-        at += 2 + length
-    return None
+    def _vetted(self, index: int) -> tuple[np.ndarray, tuple[int, int] | None]:
+        """Bytes for DALI and the picture's size, or pixels and None. ValueError for a bad record."""
+        read = self.records.read(index)
+        size = plain_jpeg_size(read)
+        if size is None:
+            return decode(read, self.image_size, self.records.where(index), LEAST_SIDE), None
+        if problem := size_problem(*size, LEAST_SIDE):
+            raise PictureError(self.records.where(index), problem)
+        return np.frombuffer(read, np.uint8), size

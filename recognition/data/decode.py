@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recognition.data.augment import finish
 from recognition.data.degrade import Degradation
+from recognition.data.encoded import read_picture
 from recognition.data.records import Records
 from recognition.registry import nearest
 from recognition.types import Batch
@@ -18,25 +19,15 @@ from recognition.types import Batch
 FIELDS = ("twin", "level")  # optional fields of Batch that loaders fill
 
 
-def decode(encoded: bytes, image_size: int, where: str) -> np.ndarray:
+def decode(encoded: bytes, image_size: int, where: str, least_side: int = 1) -> np.ndarray:
     """Encoded image -> uint8 (image_size, image_size, 3) RGB; bilinear resize where the stored size differs.
 
-    where: the record's file and key, for the message. ValueError where the bytes are no readable image.
+    Arguments, channels and PictureError as read_picture.
     """
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
-    if image is None:
-        raise unreadable(encoded, where)
+    image = read_picture(encoded, where, least_side)
     if image.shape[:2] != (image_size, image_size):
         image = cv2.resize(image, (image_size, image_size), interpolation=cv2.INTER_LINEAR)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def unreadable(encoded: bytes, where: str) -> ValueError:
-    """The error for a record that does not decode, the same from every loader."""
-    return ValueError(
-        f"{where}: {len(encoded)} bytes that do not decode as an image (truncated or damaged); "
-        "`python tools/inspect_records.py` lists every such record"
-    )
 
 
 def check_fields(fields: Sequence[str]) -> tuple[str, ...]:

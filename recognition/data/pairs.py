@@ -1,9 +1,8 @@
-"""Verification pairs: InsightFace .bin files through a restricted unpickler, and pairs of records by key."""
+"""Verification pairs: InsightFace .bin files, read as data only, and pairs of records by key."""
 
 from __future__ import annotations
 
 import csv
-import io
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from typing import overload
 
 import numpy as np
 
+from recognition.data.bin_format import unpack_bin
 from recognition.data.records import Records
+from recognition.pickled import PickleError, RefusedName
 
 
 class PairFileError(ValueError):
@@ -80,25 +81,24 @@ def read_bin(path: str | Path) -> PairSet:
     path = Path(path)
     data = path.read_bytes()
     try:
-        content = _Restricted(io.BytesIO(data), encoding="bytes").load()
-    except _Refused as refused:
+        entries, same = unpack_bin(data)
+    except RefusedName as refused:
         raise PairFileError(
             f"{path} was refused: as a pickle it wants to run {refused}, which no set of face pairs needs; "
             "never open it with pickle.load, and get the file again from where you trust it"
         ) from None
-    except _DAMAGED as error:
+    except PickleError as error:
         raise PairFileError(
             f"{path} ({len(data)} bytes) is truncated, damaged or no verification .bin: {error}; copy it again"
         ) from None
-    if not isinstance(content, tuple | list) or len(content) != 2 or not isinstance(content[0], list):
-        raise PairFileError(f"{path} holds no pair of (images, booleans), so it is no verification .bin")
-    same = _booleans(content[1], path)
-    if len(content[0]) != 2 * len(same) or not len(same):
-        raise PairFileError(f"{path} holds {len(content[0])} images for {len(same)} pairs; two for each are wanted")
+    except ValueError as error:
+        raise PairFileError(f"{path}: {error}") from None
+    if len(entries) != 2 * len(same) or not same:
+        raise PairFileError(f"{path} holds {len(entries)} images for {len(same)} pairs; two for each are wanted")
     position: dict[bytes, int] = {}
-    rows = [position.setdefault(_image(entry, i, path), len(position)) for i, entry in enumerate(content[0])]
-    both = np.array(rows, np.int64)
-    return PairSet(path.stem, list(position), both[0::2], both[1::2], same)
+    row_of = {id(image): position.setdefault(image, len(position)) for image in {id(e): e for e in entries}.values()}
+    rows = np.array([row_of[id(image)] for image in entries], np.int64)  # one look at each, however often it is named
+    return PairSet(path.stem, list(position), rows[0::2], rows[1::2], np.array(same, bool))
 
 
 def write_bin(path: str | Path, pairs: PairSet) -> None:
@@ -213,120 +213,3 @@ def _find(records: Records, shard: int, key: int, place: str) -> int:
         return records.index_of(shard, key)
     except (KeyError, ValueError) as error:
         raise PairFileError(f"{place}: the records hold no image of key {key} in shard {shard}: {error}") from None
-
-
-class _Refused(pickle.UnpicklingError):
-    """Carries the name that a pickle asked for."""
-
-
-# what a damaged stream can make the unpickler raise
-_DAMAGED = (
-    *(pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, KeyError, IndexError),
-    *(OverflowError, MemoryError, RecursionError),
-)
-
-
-class _Inert:
-    """Stands in for a name in a pickle: it keeps data and can do nothing.
-
-    Every stand-in is a class with __setstate__: pickle's BUILD would else write attributes into it.
-    """
-
-    def __setstate__(self, state: object) -> None:
-        raise _Refused(f"an assignment to {type(self).__name__.strip('_').lower()}")
-
-
-class _Encode(_Inert):
-    """_codecs.encode(text, "latin1"): how protocol 2 writes bytes."""
-
-    def __new__(cls, text: str, codec: str | bytes = "latin1") -> bytes:  # type: ignore[misc]
-        if not isinstance(text, str) or codec not in ("latin1", "latin-1", b"latin1", b"latin-1"):
-            raise _Refused(f"_codecs.encode with {codec!r}")
-        return text.encode("latin1")
-
-
-class _Dtype(_Inert):
-    """numpy.dtype of single bytes and booleans."""
-
-    def __init__(self, code: str | bytes, *flags: object) -> None:
-        self.code = code.decode() if isinstance(code, bytes) else code
-        if self.code not in ("u1", "|u1", "b1", "|b1"):
-            raise _Refused(f"numpy.dtype({self.code!r})")
-
-    def __setstate__(self, state: object) -> None:
-        """Byte order and flags, which single bytes do not have."""
-
-
-class _Array(_Inert):
-    """numpy.ndarray; `value` is there once its state was read."""
-
-    value: np.ndarray
-
-    def __setstate__(self, state: object) -> None:
-        _, shape, dtype, _, data = state  # type: ignore[misc]
-        self.value = _view(data, dtype, shape)
-
-
-class _Reconstruct(_Inert):
-    """numpy.core.multiarray._reconstruct."""
-
-    def __new__(cls, kind: type, shape: object, code: object) -> _Array:  # type: ignore[misc]
-        return _Array()
-
-
-class _FromBuffer(_Inert):
-    """numpy.core.numeric._frombuffer: arrays in protocol 5."""
-
-    def __new__(cls, data: bytes, dtype: _Dtype, shape: tuple, order: str) -> _Array:  # type: ignore[misc]
-        array = _Array()
-        array.value = _view(data, dtype, shape)
-        return array
-
-
-class _Scalar(_Inert):
-    """numpy.core.multiarray.scalar of a boolean."""
-
-    def __new__(cls, dtype: _Dtype, data: bytes) -> bool:  # type: ignore[misc]
-        return bool(_view(data, dtype, ())[()])
-
-
-def _view(data: object, dtype: object, shape: object) -> np.ndarray:
-    if not isinstance(data, bytes | bytearray) or not isinstance(dtype, _Dtype):
-        raise pickle.UnpicklingError("an array whose content is no bytes")
-    return np.frombuffer(bytes(data), dtype.code).reshape(shape)  # type: ignore[call-overload]
-
-
-_NAMES: dict[tuple[str, str], type[_Inert]] = {
-    ("_codecs", "encode"): _Encode,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-}
-for _core in ("numpy.core", "numpy._core"):
-    _NAMES[f"{_core}.multiarray", "_reconstruct"] = _Reconstruct
-    _NAMES[f"{_core}.multiarray", "scalar"] = _Scalar
-    _NAMES[f"{_core}.numeric", "_frombuffer"] = _FromBuffer
-
-
-class _Restricted(pickle.Unpickler):
-    """Knows the names of _NAMES and no other; nothing is imported."""
-
-    def find_class(self, module: str, name: str) -> type[_Inert]:
-        if (module, name) not in _NAMES:
-            raise _Refused(f"{module}.{name}")
-        return _NAMES[module, name]
-
-
-def _image(entry: object, i: int, path: Path) -> bytes:
-    if isinstance(entry, _Array) and hasattr(entry, "value"):
-        entry = entry.value.tobytes()
-    if not isinstance(entry, bytes | bytearray) or not entry:
-        raise PairFileError(f"{path}: entry {i} is no encoded image but {type(entry).__name__} (empty or another type)")
-    return bytes(entry)
-
-
-def _booleans(entries: object, path: Path) -> np.ndarray:
-    if isinstance(entries, _Array) and hasattr(entries, "value"):
-        entries = entries.value.ravel().tolist()
-    if not isinstance(entries, list | tuple) or any(e not in (0, 1) for e in entries):
-        raise PairFileError(f"{path} holds no list of booleans (one person or two) beside its images")
-    return np.array(entries, bool)

@@ -91,13 +91,25 @@ def record_paths(path: str | os.PathLike) -> tuple[Path, Path]:
 
 def parse_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Keys and offsets, both int64 (N,), of an index file. RecordError naming the first malformed line."""
-    text = path.read_bytes()
+    table = parse_table(plain_lines(path.read_bytes()), path, "`key TAB offset`")
+    return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+
+
+def plain_lines(text: bytes) -> bytes:
+    """The lines of a text, each ended by a single newline, nothing after the last one."""
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n")
     text = text.rstrip()
+    return text + b"\n" if text else b""
+
+
+def parse_table(text: bytes, path: Path, wanted: str) -> np.ndarray:
+    """Lines of two whole numbers with a TAB between, int64 (N, 2). RecordError naming the first malformed line.
+
+    path, wanted: what the message says is at fault, and what its lines should be.
+    """
     if not text:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    text += b"\n"
+        return np.empty((0, 2), np.int64)
     characters = np.frombuffer(text, dtype=np.uint8)
     others = np.flatnonzero((characters - ord("0")) > 9)  # uint8 wraps round: whatever is no digit
     widths = np.diff(others, prepend=-1) - 1
@@ -112,9 +124,8 @@ def parse_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not sound:
         lines = text.split(b"\n")
         number = next(n for n, line in enumerate(lines) if not _INDEX_LINE.fullmatch(line))
-        raise RecordError(f"{path}, line {number + 1}: found {lines[number][:60]!r}, wanted `key TAB offset`")
-    table = np.fromstring(text, dtype=np.int64, sep=" ").reshape(-1, 2)  # this form of fromstring is not deprecated
-    return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+        raise RecordError(f"{path}, line {number + 1}: found {lines[number][:60]!r}, wanted {wanted}")
+    return np.fromstring(text, dtype=np.int64, sep=" ").reshape(-1, 2)  # this form of fromstring is not deprecated
 
 
 def split(payload: bytes) -> Iterator[tuple[int, bytes]]:

@@ -12,8 +12,10 @@ from typing import Literal
 
 import numpy as np
 
+from recognition.data.bad_records import OPENING, BadRecord, check_limit, check_share
+from recognition.data.classes import Images, drop_high_labels, refuse_equal_labels, shifts_of
 from recognition.data.recordio import Header, RecordError, RecordReader, record_paths, unpack
-from recognition.data.survey import BAD, IMAGE, KINDS, NOT_FINITE, PROBLEMS, survey
+from recognition.data.survey import BAD, KINDS, Survey, survey
 
 _SHARD = re.compile(r"(?P<set>.+)-(?P<shard>\d{5})-of-(?P<shards>\d{5})")
 
@@ -78,14 +80,22 @@ def _complete(shards: list[Path]) -> list[Path]:
 class Records:
     """Image records of one or many files as one set, numbered 0 .. num_images - 1 in the order of paths and indexes.
 
-    paths: one path or several, each as find_shards takes it.
-    classes: "shared": equal labels mean the same person in all files. "offset": each set's labels are shifted by the
-        class counts of the sets before it; shards of one set (x-00000-of-00004.rec ...) share theirs in any case.
+    paths: one path or several, each as find_shards takes it. Shards of one set (x-00000-of-00004.rec ...) share their
+        classes in any case.
+    classes: whether equal labels mean the same person in several sets. "shared": they do. "offset": they do not, and
+        each set's labels are shifted by the class counts of the sets before it. "": as "shared", but equal labels in
+        two sets are an error.
     hold_out: n > 0 leaves out every class divisible by n, counted after the shift; held_out=True keeps only those. What
         remains is renumbered 0 .. num_classes - 1 without gaps.
+    most_classes: labels at or above it make a record bad. 0: as many as there are images of the set (of all, where
+        their classes are shared), which no set without empty classes exceeds. None: any label.
+    bad_record_limit: None: a bad record is an error. Otherwise bad records are left out, and more than this share of
+        all images is an error. Faults of whole files are errors in any case: an index that cannot be read, a missing
+        shard, a file without an image.
     labels: int64 (N,). shard: int64 (N,), index into `shards`. key: int64 (N,). (shard, key) is a record's identity.
     class_ids: int64 (num_classes,), the number of each class before hold_out.
     counts: records of each kind found: image, header, identity, empty.
+    left_out: bad records in the order of files and indexes.
     RecordError naming file, key and offset for a truncated file, a corrupt record or a label that is no class number.
     Threads may share it; it may be forked or pickled. The files are mapped, never copied into memory.
     """
@@ -93,14 +103,19 @@ class Records:
     def __init__(
         self,
         paths: str | os.PathLike | Sequence[str | os.PathLike],
-        classes: Literal["offset", "shared"] = "offset",
+        classes: Literal["", "offset", "shared"] = "",
         hold_out: int = 0,
         held_out: bool = False,
+        *,
+        most_classes: int | None = None,
+        bad_record_limit: float | None = None,
     ) -> None:
-        if classes not in ("offset", "shared"):
-            raise ValueError(f"classes is {classes!r}; it must be 'offset' or 'shared'")
+        if classes not in ("", "offset", "shared"):
+            raise ValueError(f"classes is {classes!r}; it must be 'offset', 'shared' or empty")
         if hold_out < 0 or hold_out == 1 or (held_out and not hold_out):
             raise ValueError(f"hold_out={hold_out}, held_out={held_out}: hold_out must be 0 (off) or at least 2")
+        if bad_record_limit is not None:
+            check_limit(bad_record_limit)
         if isinstance(paths, str | os.PathLike):
             paths = [paths]
         self.shards = [shard for path in paths for shard in find_shards(path)]
@@ -108,17 +123,24 @@ class Records:
             raise ValueError("no record files: the list of paths is empty")
         if len({shard.resolve() for shard in self.shards}) < len(self.shards):
             raise ValueError(f"a record file is named twice: {', '.join(map(str, self.shards))}")
-        self._readers = [RecordReader(shard) for shard in self.shards]
+        self._readers = [RecordReader(shard, strict=bad_record_limit is None) for shard in self.shards]
         self.counts = dict.fromkeys(KINDS[:BAD], 0)
-        rows, labels = zip(*(self._images_of(reader) for reader in self._readers), strict=True)
-        shifts, num_classes = self._shifts(labels, classes)
-        self._keep(rows, [label + shift for label, shift in zip(labels, shifts, strict=True)])
+        files = [Images.of(reader, self._survey(reader)) for reader in self._readers]
+        sets = [set_of(shard.resolve()) for shard in self.shards]
+        groups = sets if classes == "offset" else [None] * len(sets)
+        if most_classes is not None:
+            drop_high_labels(files, groups, most_classes)
+        self._leave_out(files, bad_record_limit)
+        if not classes:
+            refuse_equal_labels(files, sets)
+        shifts, num_classes = shifts_of(files, groups)
+        self._keep([file.rows for file in files], [f.labels + shift for f, shift in zip(files, shifts, strict=True)])
         self.class_ids = np.arange(num_classes)
         if hold_out:
             self._filter(hold_out, held_out)
         self.num_images, self.num_classes = len(self.labels), len(self.class_ids)
         if not self.num_images:
-            raise RecordError(f"{', '.join(map(str, self.shards))}: no image records (found {self.counts})")
+            raise RecordError(f"{', '.join(map(str, self.shards))}: hold_out={hold_out} leaves no class")
 
     def __len__(self) -> int:
         return self.num_images
@@ -135,6 +157,15 @@ class Records:
         """File, key and offset of image i, for messages."""
         reader, row = self._readers[self.shard[i]], self._row[i]
         return f"{reader.path}, key {reader.keys[row]}, offset {reader.offsets[row]}"
+
+    def as_bad(self, i: int, problem: str, position: int = OPENING, taken: int | None = None) -> BadRecord:
+        """What to list where image i turned out to be bad at a position, and image `taken` came in its place."""
+        shard, row = int(self.shard[i]), self._row[i]
+        reader = self._readers[shard]
+        instead = None if taken is None else (int(self.shard[taken]), int(self.key[taken]))
+        return BadRecord(
+            str(reader.path), shard, int(reader.keys[row]), int(reader.offsets[row]), problem, position, instead
+        )
 
     def index_of(self, shard: int, key: int) -> int:
         """The number i of a record. RecordError where the key is unknown, holds no image or was left out."""
@@ -154,6 +185,8 @@ class Records:
             digest.update(reader.offsets)
         digest.update(self.shard)
         digest.update(self.labels)
+        for bad in self.left_out:
+            digest.update(f"{bad.shard}\0{bad.key}\0".encode())
         return digest.hexdigest()
 
     @cached_property
@@ -170,30 +203,33 @@ class Records:
                 raise
             raise RecordError(f"{self.where(i)}: {error}") from error
 
-    def _images_of(self, reader: RecordReader) -> tuple[np.ndarray, np.ndarray]:
+    def _survey(self, reader: RecordReader) -> Survey:
         found = survey(reader)
-        bad = np.flatnonzero(found.problem)
-        if bad.size:
-            row = bad[0]
-            value = f" ({found.label[row]:g})" if found.problem[row] >= NOT_FINITE else ""
-            more = f"; {len(bad) - 1} more bad ones" if len(bad) > 1 else ""
-            raise RecordError(
-                f"{reader.path}, key {reader.keys[row]}, offset {reader.offsets[row]}: bad record, "
-                f"{PROBLEMS[found.problem[row]]}{value}{more}; tools/inspect_records.py lists all of them"
-            )
-        for kind, count in enumerate(np.bincount(found.kind, minlength=BAD)):
+        for kind, count in enumerate(np.bincount(found.kind, minlength=BAD)[:BAD]):
             self.counts[KINDS[kind]] += int(count)
-        rows = np.flatnonzero(found.kind == IMAGE)
-        return rows, found.label[rows].astype(np.int64)
+        return found
 
-    def _shifts(self, labels: Sequence[np.ndarray], classes: str) -> tuple[list[int], int]:
-        """What to add to each shard's labels, and the number of classes altogether."""
-        sizes: dict[object, int] = {}
-        groups = [None if classes == "shared" else set_of(shard.resolve()) for shard in self.shards]
-        for group, label in zip(groups, labels, strict=True):
-            sizes[group] = max(sizes.get(group, 0), int(label.max()) + 1 if len(label) else 0)
-        begins = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
-        return [begins[group] for group in groups], sum(sizes.values())
+    def _leave_out(self, files: Sequence[Images], limit: float | None) -> None:
+        """Set left_out. RecordError for a bad record where limit is None, ValueError where too many are bad."""
+        bad, images = sum(len(file.bad) for file in files), sum(len(file.rows) for file in files)
+        found = (record for shard, file in enumerate(files) for record in file.bad_records(shard))
+        if bad and limit is None:
+            first = next(found)
+            more = f"; {bad - 1} more bad ones" if bad > 1 else ""
+            raise RecordError(
+                f"{first.file}, key {first.key}, offset {first.offset}: bad record, {first.problem}{more}; "
+                "tools/inspect_records.py lists all of them"
+            )
+        if bad:
+            check_share(bad, images + bad, limit, "`python tools/inspect_records.py PATH`", next(found))
+        self.left_out = [record for shard, file in enumerate(files) for record in file.bad_records(shard)]
+        self.counts["image"] = images
+        for file in files:
+            if not len(file.rows):
+                raise RecordError(
+                    f"{file.reader.path}: no image records ({len(file.reader)} records, {len(file.bad)} of them bad); "
+                    "copy the file again, or make the set anew with fewer shards"
+                )
 
     def _keep(self, rows: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> None:
         sizes = [len(part) for part in rows]

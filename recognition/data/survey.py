@@ -13,16 +13,19 @@ IMAGE, HEADER, IDENTITY, EMPTY, BAD = range(5)
 KINDS = ("image", "header", "identity", "empty", "bad")
 PROBLEMS = (
     "",
+    "its offset is no multiple of 4 or lies beyond the file's end",
     "its frame is corrupt",
     "the file is truncated within it",
     f"it is shorter than an image header ({HEADER_BYTES} bytes)",
     "its label vector is longer than the record",
+    "its bytes are not those that were written, its checksum says",
     "its label is NaN or infinite",
     "its label is negative",
     "its label is no whole number",
     "its label is over 2**24, where float32 no longer tells classes apart",
+    "its label is too high: no more classes than the set has images, unless config.data.most_classes allows more",
 )
-FRAME, CUT, SHORT, VECTOR, NOT_FINITE, NEGATIVE, FRACTION, TOO_LARGE = range(1, len(PROBLEMS))
+OUTSIDE, FRAME, CUT, SHORT, VECTOR, CHECKSUM, NOT_FINITE, NEGATIVE, FRACTION, TOO_LARGE, HIGH = range(1, len(PROBLEMS))
 
 _CHUNK = 1 << 18  # records whose headers are gathered at once: 19 MB
 
@@ -38,9 +41,21 @@ class Survey:
     image_bytes: np.ndarray  # (N,) int64: of the encoded image
     end: np.ndarray  # (N,) int64: where the record ends in the file, -1 where unknown
 
+    def says(self, row: int) -> str:
+        """What is wrong with a record; empty where nothing is."""
+        return problem_text(int(self.problem[row]), float(self.label[row]))
+
+
+def problem_text(code: int, label: float) -> str:
+    """A problem in words, with the label where that is at fault."""
+    return PROBLEMS[code] + (f" ({label:.9g})" if code >= NOT_FINITE else "")
+
 
 def survey(reader: RecordReader) -> Survey:
-    """Read all headers of a file. Finds every structural and label problem; raises nothing for them."""
+    """Read all headers of a file. Finds every structural and label problem; raises nothing for them.
+
+    Checksums are not looked at, but for the few records that have to be read whole: they are checked at each read.
+    """
     count = len(reader)
     found = Survey(
         kind=np.full(count, IMAGE, np.uint8),
@@ -64,6 +79,11 @@ def survey(reader: RecordReader) -> Survey:
 def _survey_rows(reader: RecordReader, found: Survey, rows: slice) -> None:
     # Nine words reach from the frame's magic word to the first value of a label vector.
     offsets, words = reader.offsets[rows], reader.words()
+    outside = reader.outside(offsets)
+    if outside.all():
+        found.problem[rows] = OUTSIDE
+        return
+    offsets = np.where(outside, 0, offsets)
     head = words[np.minimum(offsets[:, None] // 4 + np.arange(9), len(words) - 1)]
     part, length = head[:, 1] >> LENGTH_BITS, (head[:, 1] & LENGTH_MASK).astype(np.int64)
     flag = head[:, 2].astype(np.int64)
@@ -78,17 +98,19 @@ def _survey_rows(reader: RecordReader, found: Survey, rows: slice) -> None:
     problem[(head[:, 0] != MAGIC) | (part != 0)] = FRAME
     nothing = (length == 0) & ((problem == VECTOR) | (problem == 0))
     problem[nothing], image_bytes[nothing], flag[nothing], label[nothing] = 0, 0, 0, 0.0
-    for row in np.flatnonzero((head[:, 0] == MAGIC) & (part == 1)):  # rare: a payload that holds the magic word
+    problem[outside] = OUTSIDE
+    several = (head[:, 0] == MAGIC) & (part == 1) & ~outside  # rare: a payload that holds the magic word
+    for row in np.flatnonzero(several):
         problem[row], flag[row], label[row], image_bytes[row] = _read_header(reader, rows.start + int(row))
         end[row] = -1
     found.problem[rows], found.label[rows], found.flag[rows] = problem, label, flag
     found.image_bytes[rows] = np.where(problem > 0, 0, image_bytes)
-    found.end[rows] = np.where(np.isin(problem, (FRAME, CUT)), -1, end)
+    found.end[rows] = np.where(np.isin(problem, (OUTSIDE, FRAME, CUT)), -1, end)
 
 
 def _read_header(reader: RecordReader, row: int) -> tuple[int, int, float, int]:
     try:
-        record = reader.read_row(row)
+        record = reader.read_row(row, check=False)
     except RecordError:
         return FRAME, 0, 0.0, 0
     try:
@@ -105,7 +127,11 @@ def _find_identities(reader: RecordReader, found: Survey) -> None:
     row = reader.row(0)
     if found.kind[row] != EMPTY or found.flag[row] != 2:
         return
-    first, end = unpack(reader.read_row(row))[0].label
+    try:
+        first, end = unpack(reader.read_row(row))[0].label
+    except RecordError:  # its frame was sound
+        found.kind[row], found.problem[row] = BAD, CHECKSUM
+        return
     if 0 < first <= end:
         found.kind[row] = HEADER
         found.kind[(found.kind == EMPTY) & (reader.keys >= first) & (reader.keys < end)] = IDENTITY

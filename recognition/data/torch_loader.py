@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from recognition.data.decode import as_batch, check_fields, decode
+from recognition.data.bad_records import BadRecord, BadRecords
+from recognition.data.decode import as_batch, check_fields
 from recognition.data.degrade import Degradation
+from recognition.data.fetch import fetch_pixels
 from recognition.data.order import SampleOrder
 from recognition.data.records import Records
 from recognition.types import IMAGE_SIZE, Batch
@@ -28,8 +30,11 @@ class TorchLoader:
     """Endless batches of this process, decoded by OpenCV. Workers only decode; the rest is done on `device`.
 
     workers: processes that decode; 0 decodes in the calling process. flip: mirror half of the images.
-    degradation: None leaves every image as stored. seed: of flips and degradations, functions of (seed, position).
+    degradation: None leaves every image as stored. seed: of flips, degradations and replacements, functions of (seed,
+        position).
     fields: optional fields of Batch to fill, such as "twin" or "level".
+    bad_records: where records that cannot be read, do not decode or are too small are listed, when their batch is
+        handed out; others take their places, whose labels and keys the batch then holds. None: they are errors.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class TorchLoader:
         seed: int = 0,
         device: torch.device,
         fields: Sequence[str] = (),
+        bad_records: BadRecords | None = None,
     ) -> None:
         self.records = records
         self.order = order
@@ -54,15 +60,18 @@ class TorchLoader:
         self.seed = seed
         self.device = torch.device(device)
         self.fields = check_fields(fields)
+        self.bad_records = bad_records
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Batches of step first_step, first_step + 1, ... without end, the same whatever the number of workers.
 
-        Closing the iterator (or dropping it) ends the workers. ValueError names the file and key of a record that does
-        not decode.
+        Closing the iterator (or dropping it) ends the workers. ValueError names the file and key of a bad record where
+        no bad_records were given, and comes where there are too many of them.
         """
         with closing(self._decoded(first_step)) as decoded:
-            for images, positions, indices in decoded:
+            for images, positions, indices, bad in decoded:
+                if self.bad_records is not None:
+                    self.bad_records.add(bad)
                 yield as_batch(
                     images,
                     positions,
@@ -75,9 +84,9 @@ class TorchLoader:
                     fields=self.fields,
                 )
 
-    def _decoded(self, first_step: int) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+    def _decoded(self, first_step: int) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray, list[BadRecord]]]:
         loader = DataLoader(
-            _Decoder(self.records, self.image_size),
+            _Decoder(self.records, self.image_size, self.seed, skip=self.bad_records is not None),
             batch_sampler=_Steps(self.order, first_step),
             num_workers=self.workers,
             collate_fn=_as_is,
@@ -128,21 +137,23 @@ class _Steps(Sampler):
 
 
 class _Decoder(Dataset):
-    def __init__(self, records: Records, image_size: int) -> None:
+    def __init__(self, records: Records, image_size: int, seed: int, skip: bool) -> None:
         self.records = records
         self.image_size = image_size
+        self.seed = seed
+        self.skip = skip
 
     def __getitems__(
         self, wanted: tuple[np.ndarray, np.ndarray]
-    ) -> tuple[Tensor, np.ndarray, np.ndarray] | _Unreadable:
+    ) -> tuple[Tensor, np.ndarray, np.ndarray, list[BadRecord]] | _Unreadable:
         positions, indices = wanted
-        images = np.empty((len(indices), self.image_size, self.image_size, 3), np.uint8)
         try:
-            for row, index in enumerate(indices.tolist()):
-                images[row] = decode(self.records.read(index), self.image_size, self.records.where(index))
+            images, indices, bad = fetch_pixels(
+                self.records, indices, positions, self.image_size, seed=self.seed, skip=self.skip
+            )
         except (ValueError, OSError) as error:
             return _Unreadable(str(error))
-        return torch.from_numpy(images), positions, indices
+        return torch.from_numpy(images), positions, indices, bad
 
 
 def _as_is(batch: object) -> object:

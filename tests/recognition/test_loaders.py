@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from recognition.data.augment import flips
-from recognition.data.dali_loader import DaliLoader, plain_jpeg_size
+from recognition.data.dali_loader import DaliLoader
 from recognition.data.decode import decode
 from recognition.data.degrade import Degradation
+from recognition.data.encoded import plain_jpeg_size
 from recognition.data.order import SampleOrder
 from recognition.data.recordio import Header, RecordWriter, pack
 from recognition.data.records import Records

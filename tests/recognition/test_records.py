@@ -85,7 +85,7 @@ def test_empty_records_are_counted_and_left_out(tmp_path):
 
 def test_classes_of_several_files_are_shared_or_shifted(tmp_path):
     paths = [write(tmp_path / "a", [0, 2, 2]), write(tmp_path / "b.rec", [1, 0], [7, 3])]
-    shifted = Records(paths)
+    shifted = Records(paths, classes="offset")
     assert shifted.labels.tolist() == [0, 2, 2, 4, 3]
     assert (shifted.num_classes, shifted.empty_classes) == (5, 1)
     assert shifted.shard.tolist() == [0, 0, 0, 1, 1] and shifted.key.tolist() == [0, 1, 2, 7, 3]
@@ -100,16 +100,16 @@ def test_shards_of_one_set_share_their_classes(tmp_path):
     write(tmp_path / "set-00000-of-00002", [0, 1])
     write(tmp_path / "set-00001-of-00002", [1, 2])
     other = write(tmp_path / "other", [0])
-    records = Records([tmp_path / "set", other])
+    records = Records([tmp_path / "set", other], classes="offset")
     assert records.labels.tolist() == [0, 1, 1, 2, 3]
     assert [path.name for path in records.shards] == ["set-00000-of-00002.rec", "set-00001-of-00002.rec", "other.rec"]
-    assert Records(records.shards).labels.tolist() == records.labels.tolist()
+    assert Records(records.shards, classes="offset").labels.tolist() == records.labels.tolist()
 
 
 def test_held_out_classes_are_left_out_or_kept_alone(tmp_path):
     a, b = write(tmp_path / "a", [0, 1, 2, 3, 4, 5]), write(tmp_path / "b", [0, 1, 2, 3])
-    kept = Records([a, b], hold_out=4)
-    alone = Records([a, b], hold_out=4, held_out=True)
+    kept = Records([a, b], "offset", hold_out=4)
+    alone = Records([a, b], "offset", hold_out=4, held_out=True)
     assert kept.class_ids.tolist() == [1, 2, 3, 5, 6, 7, 9] and alone.class_ids.tolist() == [0, 4, 8]
     assert kept.labels.tolist() == list(range(7)) and alone.labels.tolist() == [0, 1, 2]
     assert (kept.num_classes, alone.num_classes) == (7, 3) and kept.empty_classes == 0
@@ -117,7 +117,7 @@ def test_held_out_classes_are_left_out_or_kept_alone(tmp_path):
     assert alone.shard.tolist() == [0, 0, 1] and alone.index_of(1, 2) == 2
     with pytest.raises(RecordError, match="left out by hold_out"):
         kept.index_of(0, 4)
-    assert Records([a, b]).class_ids.tolist() == list(range(10))
+    assert Records([a, b], "offset").class_ids.tolist() == list(range(10))
     for wrong in ({"hold_out": 1}, {"hold_out": -2}, {"held_out": True}):
         with pytest.raises(ValueError, match="at least 2"):
             Records(a, **wrong)
@@ -177,7 +177,7 @@ def test_paths_that_stand_for_files(tmp_path):
     assert find_shards(str(tmp_path)) == [tmp_path / "train.rec"] == find_shards(tmp_path / "train.rec")
     with pytest.raises(ValueError, match="named twice"):
         Records([tmp_path / "b", tmp_path / "b.rec"])
-    with pytest.raises(ValueError, match="'offset' or 'shared'"):
+    with pytest.raises(ValueError, match="'offset', 'shared' or empty"):
         Records(tmp_path, classes="both")
     folder = tmp_path / "sharded"
     write(folder / "train-00000-of-00003", [0])
@@ -192,18 +192,20 @@ def test_paths_that_stand_for_files(tmp_path):
 
 
 def test_the_fingerprint_changes_with_the_data_and_not_with_the_place(tmp_path):
-    first = Records([write(tmp_path / "a", [0, 1, 2]), write(tmp_path / "b", [0, 1])])
-    moved = Records([write(tmp_path / "moved" / "a", [0, 1, 2]), write(tmp_path / "moved" / "b", [0, 1])])
+    first = Records([write(tmp_path / "a", [0, 1, 2]), write(tmp_path / "b", [0, 1])], "offset")
+    moved = Records([write(tmp_path / "moved" / "a", [0, 1, 2]), write(tmp_path / "moved" / "b", [0, 1])], "offset")
     assert first.fingerprint() == moved.fingerprint() == first.fingerprint()
     (tmp_path / "a.idx").unlink()
     others = [
         Records([tmp_path / "a", tmp_path / "b"], classes="shared"),
-        Records([tmp_path / "b", tmp_path / "a"]),
-        Records([tmp_path / "a", tmp_path / "b"], hold_out=2),
-        Records([write(tmp_path / "c", [0, 1, 2]), tmp_path / "b"]),
-        Records([write(tmp_path / "d" / "a", [0, 1, 1]), tmp_path / "b"]),
+        Records([tmp_path / "b", tmp_path / "a"], "offset"),
+        Records([tmp_path / "a", tmp_path / "b"], "offset", hold_out=2),
+        Records([write(tmp_path / "c", [0, 1, 2]), tmp_path / "b"], "offset"),
+        Records([write(tmp_path / "d" / "a", [0, 1, 1]), tmp_path / "b"], "offset"),
     ]
-    assert Records([tmp_path / "a", tmp_path / "b"]).fingerprint() == first.fingerprint()  # index found by scanning
+    assert (
+        Records([tmp_path / "a", tmp_path / "b"], "offset").fingerprint() == first.fingerprint()
+    )  # index found by scanning
     assert len({first.fingerprint(), *(other.fingerprint() for other in others)}) == 6
 
 

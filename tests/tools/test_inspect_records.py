@@ -1,13 +1,14 @@
 """The report on record files, and what it finds."""
 
 import shutil
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from recognition.data.recordio import Header, RecordWriter, pack
+from recognition.data.recordio import Header, RecordReader, RecordWriter, pack
 from tools import inspect_records
 
 
@@ -53,7 +54,7 @@ def test_bad_records_are_listed_by_key_and_offset(small, capsys):
     for line, what in zip(
         bad,
         (
-            "key 2, offset 5720: its 5417 bytes are no picture",
+            "key 2, offset 5720: 5417 bytes that do not decode as an image",
             "key 3, offset 11172: its label is negative (-4)",
             "key 4, offset 16408: its frame is corrupt",
         ),
@@ -120,3 +121,57 @@ def test_a_sheet_shows_pictures(small, tmp_path, capsys, oracles):
     assert all(cell.std() > 10 for cell in cells)
     with pytest.raises(SystemExit):
         inspect_records.main([str(small), "--sheet", "sheet.gif"])
+
+
+def test_checksums_are_written_once_and_verified(small, capsys):
+    path = Path(f"{small}.crc")
+    status, text = report(capsys, small, "--checksum")
+    assert status == 2 and "small.crc is not there; --write-checksum makes it" in text
+    assert report(capsys, small, "--write-checksum") == (0, f"{path}: 19 records\n")
+    reader = RecordReader(small)
+    assert path.read_text() == "".join(f"{key}\t{zlib.crc32(reader.read(key)):08x}\n" for key in reader.keys.tolist())
+    status, text = report(capsys, small, "--write-checksum")
+    assert status == 2 and "is there already: --checksum verifies it" in text
+    status, text = report(capsys, small, "--checksum")
+    assert status == 0 and text == f"{small}.rec: 19 of 19 records agree with small.crc\n"
+
+
+def test_each_record_that_does_not_agree_is_named_by_key_and_offset(small, capsys):
+    report(capsys, small, "--write-checksum")
+    data = bytearray(Path(f"{small}.rec").read_bytes())
+    for offset in (5720, 16408):  # keys 2 and 4
+        data[offset + 3000] ^= 1
+    data[-6] ^= 1  # the last identity record: its id2
+    Path(f"{small}.rec").write_bytes(data)
+    status, text = report(capsys, small)
+    assert status == 1 and "key 2, offset 5720" in text, "a plain look reads the pictures too"
+    status, text = report(capsys, small, "--checksum")
+    bad = [line for line in text.splitlines() if line.startswith("bad: ")]
+    assert status == 1 and "16 of 19 records agree" in text and "3 bad" in text
+    for line, place in zip(bad, ("key 2, offset 5720", "key 4, offset 16408", "key 18, offset 77004"), strict=True):
+        assert f"small.rec, {place}: its " in line and "not those that were written" in line
+    Path(f"{small}.crc").write_text("0\tno\n")
+    assert report(capsys, small, "--checksum")[0] == 1
+
+
+def test_no_checksum_is_written_of_damage(small, capsys):
+    data = bytearray(Path(f"{small}.rec").read_bytes())
+    data[16408] ^= 1  # key 4: its magic word
+    Path(f"{small}.rec").write_bytes(data)
+    status, text = report(capsys, small, "--write-checksum")
+    assert status == 1 and "key 4, offset 16408" in text
+    assert sorted(path.name for path in small.parent.iterdir()) == ["small.idx", "small.rec"]
+
+
+def test_pictures_that_training_refuses_are_bad(tmp_path, capsys):
+    def jpeg(side: int) -> bytes:
+        return cv2.imencode(".jpg", np.full((side, side, 3), 90, np.uint8))[1].tobytes()
+
+    at = (whole := jpeg(112)).index(b"\xff\xc0") + 5
+    with RecordWriter(tmp_path / "x") as writer:
+        for key, image in enumerate((whole, jpeg(1), jpeg(4), whole[:at] + b"\x7f\xff" * 2 + whole[at + 4 :])):
+            writer.write(key, pack(Header(0, 0.0, key, 0), image))
+    status, text = report(capsys, tmp_path / "x", "--decode")
+    assert status == 1 and "2 bad" in text
+    assert "key 1, offset" in text and "1 x 1 pixels; a face takes at least 4 x 4" in text
+    assert "key 3, offset" in text and "it states 32767 x 32767 pixels" in text

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from recognition.data.recordio import RecordReader
 from recognition.data.records import Records
 from tools import make_records
 
@@ -136,10 +138,11 @@ def test_mended_pictures_are_read_again(faces, tmp_path):
     assert len(Records(tmp_path / "out")) == 9
 
 
+@pytest.mark.parametrize("more", [[], ["--checksum"]])
 @pytest.mark.parametrize("stop_after", [0, 1, 4, 5, 8])
-def test_a_stopped_run_goes_on_to_the_same_bytes(faces, tmp_path, monkeypatch, stop_after):
+def test_a_stopped_run_goes_on_to_the_same_bytes(faces, tmp_path, monkeypatch, stop_after, more):
     (faces / "zoe" / "text.png").write_text("no picture")
-    options = ["--shards", "2", "--skip-bad", "--workers", "1"]
+    options = ["--shards", "2", "--skip-bad", "--workers", "1", *more]
     assert make_records.main([str(faces), str(tmp_path / "whole"), *options]) == 0
     monkeypatch.setattr(make_records, "BATCH", 2)
     encode, calls = make_records.encode, []
@@ -159,15 +162,16 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(faces, tmp_path, monkeypatch, s
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_a_run_killed_while_naming_its_files_goes_on(faces, tmp_path, monkeypatch):
-    command = [str(faces), str(tmp_path / "out"), "--shards", "3"]
-    assert make_records.main([str(faces), str(tmp_path / "whole"), "--shards", "3"]) == 0
+@pytest.mark.parametrize(("more", "names"), [([], 4), (["--checksum"], 5), (["--checksum"], 6)])
+def test_a_run_killed_while_naming_its_files_goes_on(faces, tmp_path, monkeypatch, more, names):
+    command = [str(faces), str(tmp_path / "out"), "--shards", "3", *more]
+    assert make_records.main([str(faces), str(tmp_path / "whole"), "--shards", "3", *more]) == 0
     replace, done = os.replace, []
 
     def dies(source, target):
-        if str(target).endswith((".rec", ".idx")):
+        if str(target).endswith((".rec", ".idx", ".crc")):
             done.append(target)
-            if len(done) == 4:  # between the second shard's .rec and its .idx
+            if len(done) == names:  # behind the second shard's .rec, or its .idx
                 raise SystemExit
         replace(source, target)
 
@@ -178,6 +182,29 @@ def test_a_run_killed_while_naming_its_files_goes_on(faces, tmp_path, monkeypatc
     monkeypatch.setattr(os, "replace", replace)
     assert make_records.main(command) == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_checksums_are_those_of_the_records(faces, tmp_path):
+    for name, options in (("plain", []), ("with", ["--checksum", "--shards", "2"])):
+        assert make_records.main([str(faces), str(tmp_path / name), *options]) == 0
+    assert not list((tmp_path / "plain").glob("*.crc"))
+    for shard in range(2):
+        reader = RecordReader(tmp_path / "with" / f"train-{shard:05d}-of-00002")
+        wanted = [zlib.crc32(reader.read_row(row, check=False)) for row in range(len(reader))]
+        assert reader.checksums.tolist() == wanted and len(wanted) > 3
+    assert make_records.main([str(faces), str(tmp_path / "with"), "--shards", "2", "--overwrite"]) == 0
+    assert not list((tmp_path / "with").glob("*.crc")), "checksums of other files"
+
+
+def test_a_shard_without_a_record_is_refused(faces, tmp_path, capsys):
+    (faces / "ann" / "0.jpg").write_text("no picture")
+    command = [str(faces), str(tmp_path / "out"), "--skip-bad", "--shards", "9"]
+    assert make_records.main(command) == 2
+    said = capsys.readouterr().err
+    assert "of-00009.rec without a record: call again with --overwrite" in said and "fewer shards than 9" in said
+    assert not list((tmp_path / "out").glob("*.rec"))
+    assert make_records.main([*command[:3], "--overwrite", "--shards", "2"]) == 0
+    assert len(Records(tmp_path / "out")) == 8
 
 
 def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path):
@@ -242,7 +269,7 @@ def test_progress_of_another_call_is_not_mixed_in(faces, tmp_path, monkeypatch, 
     monkeypatch.setattr(make_records, "encode", stops)
     assert make_records.main(command) == 130
     monkeypatch.setattr(make_records, "encode", encode)
-    for change in (["--seed", "1"], ["--quality", "80"], ["--shards", "2"]):
+    for change in (["--seed", "1"], ["--quality", "80"], ["--shards", "2"], ["--checksum"]):
         assert make_records.main([*command, *change]) == 2
         assert "belongs to other pictures or settings" in capsys.readouterr().err
     cv2.imwrite(str(faces / "zoe" / "new.jpg"), picture(77))
