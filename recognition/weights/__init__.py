@@ -1,33 +1,37 @@
 """Network weights from and to files: safetensors with a JSON card, PyTorch state dicts, MXNet parameters.
 
-A file is known by its first bytes, not by its name. Nothing is unpickled but tensors (torch.load's weights_only).
+A file is known by its first bytes, not by its name. Nothing in it is run, and a card is only looked at.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import pickle
-import zipfile
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from recognition.files import flush, replacing
+from recognition.pickled import shown
 from recognition.weights.mxnet import MXNET_LIST, Y1_CARD, Y1_MARK, read_mxnet, rename_y1
+from recognition.weights.torch_files import DTYPES, MAGIC_BYTES, ZIP, read_torch
 
 Card = dict[str, object]  # what JSON can say about a file's tensors
 
 DERIVED = ("num_batches_tracked", "relative_position_index", "attn_mask")  # last part of the names dropped on reading
 ADAPTER_MARK = "trainable_lora_"  # in every adapter key of PETALface
-WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+WRAPPERS = re.compile(r"(module\.|_orig_mod\.)*")  # of DistributedDataParallel and torch.compile
 CONTAINERS = ("state_dict_backbone", "state_dict")  # arcface_torch's resume files, and the common habit
+
+LONGEST_NAME = 300  # characters of a tensor's name
+LARGEST_CARD = 2**20  # bytes
 
 LOOKS_LIKE = (
     (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),
@@ -36,7 +40,6 @@ LOOKS_LIKE = (
     (b"\x1f\x8b", "a gzip archive; unpack it first"),
     (b"7z\xbc\xaf", "a 7-zip archive; unpack it first"),
     (b"\x93numpy", "a numpy array"),
-    (b"pk\x03\x04", "a zip archive without torch's data.pkl, or a cut one; numpy's .npz begins so too"),
     (b"\x80", "a pickle; only tensors saved by torch.save are read"),
     (b"{", "JSON; name the weights, not the card"),
 )
@@ -68,15 +71,14 @@ def read_weights(path: str | Path, *, with_adapter: bool = False) -> Weights:
     if kind == "safetensors":
         tensors, card = _read_safetensors(path), read_card(path)
     elif kind == "torch":
-        tensors = _read_torch(path)
+        tensors = _state_dict(read_torch(path), path)
     else:
         tensors = {name: torch.from_numpy(array) for name, array in read_mxnet(path).items()}
         if Y1_MARK in tensors:
             tensors, card = rename_y1(tensors, path), dict(Y1_CARD)
         else:
-            tensors = {name.split(":", 1)[-1]: tensor for name, tensor in tensors.items()}
-    tensors = {_plain(key): tensor for key, tensor in tensors.items()}
-    tensors = {key: tensor for key, tensor in tensors.items() if key.rsplit(".", 1)[-1] not in DERIVED}
+            tensors = _renamed(tensors, lambda name: name.split(":", 1)[-1], path)
+    tensors = plain_tensors(tensors, path)
     adapter = {key: tensors.pop(key) for key in list(tensors) if ADAPTER_MARK in key}
     if adapter and not with_adapter:
         raise ValueError(
@@ -87,6 +89,16 @@ def read_weights(path: str | Path, *, with_adapter: bool = False) -> Weights:
     if not tensors:
         raise ValueError(f"{path}: holds no weights of a network")
     return Weights(tensors, card, adapter if with_adapter else {})
+
+
+def plain_tensors(saved: Mapping[object, object], path: str | Path) -> dict[str, Tensor]:
+    """A part of what torch.save wrote as tensors by name, without wrapper prefixes and derived buffers.
+
+    path: for the messages. ValueError where it holds something else.
+    """
+    tensors = _renamed(_named(saved, path), _unwrapped, path)
+    _check(tensors, path)
+    return {key: tensor for key, tensor in tensors.items() if key.rsplit(".", 1)[-1] not in DERIVED}
 
 
 def sha256(path: str | Path) -> str:
@@ -101,16 +113,26 @@ def card_path(path: str | Path) -> Path:
 
 
 def read_card(path: str | Path) -> Card:
-    """The card beside a weights file; empty where there is none. ValueError if it is not a JSON object."""
+    """The card beside a weights file; empty where there is none.
+
+    A path in it is never opened. ValueError if it is not a JSON object, or names a backbone or arguments that are none.
+    """
     beside = card_path(path)
     if not beside.is_file():
         return {}
+    if beside.stat().st_size > LARGEST_CARD:
+        raise ValueError(f"{beside}: a card of {beside.stat().st_size:,} bytes; one has {LARGEST_CARD:,} at most")
     try:
         card = json.loads(beside.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON or UTF-8, a number of thousands of digits, nested too deep
         raise ValueError(f"{beside}: the card is not JSON ({error}); write it again or take it away") from None
     if not isinstance(card, dict):
         raise ValueError(f"{beside}: the card is a JSON {type(card).__name__}, not an object")
+    backbone, arguments = card.get("backbone", ""), card.get("arguments", {})
+    if not isinstance(backbone, str) or len(backbone) > LONGEST_NAME:
+        raise ValueError(f"{beside}: the card's backbone is {shown(repr(backbone))}; it is the name of one")
+    if not isinstance(arguments, dict) or not all(map(_is_plain, arguments.values())):
+        raise ValueError(f"{beside}: the card's arguments are {shown(repr(arguments))}; wanted names and plain values")
     return card
 
 
@@ -123,20 +145,28 @@ def write_weights(path: str | Path, tensors: Mapping[str, Tensor], card: Card) -
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are written as .safetensors, not '{path.name}'")
     text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
     own = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
-    beside = {path: _temporary(path), card_path(path): _temporary(card_path(path))}
+    with replacing(card_path(path)) as card_file, replacing(path) as tensor_file:
+        card_file.write_text(text, encoding="utf-8")
+        flush(card_file)  # some disks tell only now that they are full; the weights must not be in place by then
+        tensor_file.write_bytes(save(own, metadata={"format": "pt"}))  # save_file hides a full disk's errno
+
+
+def build_strictly(make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], path: str | Path) -> nn.Module:
+    """The network that `make` gives, with the tensors loaded strictly.
+
+    It is made without memory first: sizes that a file's card tells cost nothing before its tensors bear them out.
+    ValueError as of load_strictly, and where torch cannot make a network of such sizes.
+    """
     try:
-        save_file(own, beside[path], metadata={"format": "pt"})
-        beside[card_path(path)].write_text(text, encoding="utf-8")
-        for temporary in beside.values():
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-        for final, temporary in beside.items():
-            os.replace(temporary, final)
-    finally:
-        for temporary in beside.values():
-            temporary.unlink(missing_ok=True)
+        with torch.device("meta"):
+            plan = make()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # a text for a size; a negative or huge one
+        raise ValueError(f"{path}: the network for it cannot be made: {_first_line(error)}") from None
+    check_fit(plan, tensors, path)
+    network = make()
+    load_strictly(network, tensors, path)
+    return network
 
 
 def load_strictly(backbone: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -145,6 +175,12 @@ def load_strictly(backbone: nn.Module, tensors: Mapping[str, Tensor], path: str 
     path: for the message only. ValueError with all that is missing, unexpected or of another shape; the backbone is
     unchanged then.
     """
+    check_fit(backbone, tensors, path)
+    backbone.load_state_dict(dict(tensors), strict=False)
+
+
+def check_fit(backbone: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """ValueError with all that is missing, unexpected or of another shape; path: for the message only."""
     own = {k: v for k, v in backbone.state_dict().items() if k.rsplit(".", 1)[-1] not in DERIVED}
     faults = [
         _listed("missing", [k for k in own if k not in tensors]),
@@ -164,7 +200,16 @@ def load_strictly(backbone: nn.Module, tensors: Mapping[str, Tensor], path: str 
             + "\n  ".join(fault for fault in faults if fault)
             + "\nset the backbone's name and arguments to what the file's card or source says"
         )
-    backbone.load_state_dict(dict(tensors), strict=False)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list):
+        return all(one is None or isinstance(one, bool | int | float | str) for one in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _kind_of(path: Path) -> Literal["safetensors", "torch", "mxnet"]:
@@ -176,10 +221,7 @@ def _kind_of(path: Path) -> Literal["safetensors", "torch", "mxnet"]:
         head = file.read(512)
     if len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return "safetensors"
-    zipped = zipfile.is_zipfile(path)  # torch.save: a zip since torch 1.6, a bare pickle before
-    if head.startswith(b"\x80\x02") or (
-        zipped and any(n.endswith("/data.pkl") for n in zipfile.ZipFile(path).namelist())
-    ):
+    if head.startswith(ZIP) or (head.startswith(b"\x80") and MAGIC_BYTES in head[:32]):
         return "torch"
     if head.startswith(MXNET_LIST.to_bytes(8, "little")):
         return "mxnet"
@@ -196,39 +238,56 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path}: the safetensors file is damaged or cut short ({error})") from None
+        raise ValueError(f"{path}: the safetensors file is damaged or cut short ({_first_line(error)})") from None
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"{path}: holds other things than tensors, or is no PyTorch file, and is not unpickled ({reason}); "
-            f"save the network's state_dict() alone"
-        ) from None
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: the PyTorch file is damaged or cut short ({error})") from None
+def _state_dict(saved: object, path: Path) -> dict[str, Tensor]:
+    """The state dict in what torch.save wrote: plain, or under one of CONTAINERS."""
     for container in CONTAINERS:
         if isinstance(saved, dict) and isinstance(saved.get(container), dict):
             saved = saved[container]
             break
     if not isinstance(saved, dict):
         raise ValueError(f"{path}: holds a {type(saved).__name__}, wanted a state dict: names to tensors")
-    others = [f"'{key}' ({type(value).__name__})" for key, value in saved.items() if not isinstance(value, Tensor)]
+    return _named(saved, path)
+
+
+def _unwrapped(key: str) -> str:
+    return key[WRAPPERS.match(key).end() :]
+
+
+def _named(saved: Mapping[object, object], path: str | Path) -> dict[str, Tensor]:
+    if not all(isinstance(key, str) for key in saved):
+        raise ValueError(f"{path}: some of its entries have no texts as names; wanted a state dict: names to tensors")
+    others = [
+        f"'{shown(key)}' ({type(value).__name__})" for key, value in saved.items() if not isinstance(value, Tensor)
+    ]
     if others:
         raise ValueError(
             f"{path}: {_listed('of its entries are no tensors', others)}; wanted a state dict, plain or "
             f"under one of the keys {', '.join(CONTAINERS)}"
         )
-    return saved
+    return dict(saved)
 
 
-def _plain(key: str) -> str:
-    while key.startswith(WRAPPERS):
-        key = key.split(".", 1)[1]
-    return key
+def _renamed(tensors: Mapping[str, Tensor], rename: Callable[[str], str], path: str | Path) -> dict[str, Tensor]:
+    """ValueError where two names become one: a tensor would be lost."""
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        name = rename(key)
+        if name in renamed:
+            raise ValueError(f"{path}: two of its tensors are named '{shown(name)}', with prefixes and without")
+        renamed[name] = tensor
+    return renamed
+
+
+def _check(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Names short enough for messages and comparisons; numbers of the kinds that networks have."""
+    for key, tensor in tensors.items():
+        if len(key) > LONGEST_NAME or not key.isprintable():
+            raise ValueError(f"{path}: '{shown(key)}' is no name of a tensor: too long, or not printable")
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f"{path}: '{key}' is of {tensor.dtype}, which no network here has")
 
 
 def _listed(what: str, names: list[str], most: int = 4) -> str:
@@ -236,7 +295,3 @@ def _listed(what: str, names: list[str], most: int = 4) -> str:
         return ""
     more = f", and {len(names) - most} more" if len(names) > most else ""
     return f"{len(names)} {what}: {', '.join(names[:most])}{more}"
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -15,6 +15,7 @@ from torch import Tensor
 MXNET_LIST = 0x112
 MXNET_DENSE = 0xF993FAC9
 MXNET_OLDER = 0xF993FAC8  # as MXNET_DENSE, without a storage type
+LARGEST = 2**48  # numbers of an array, its empty axes counted as one
 MXNET_TYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")
 
 Y1_MARK = "arg:dconv_23_conv_sep_conv2d_weight"
@@ -65,6 +66,8 @@ def read_mxnet(path: str | Path) -> dict[str, np.ndarray]:
     names = [data.text(*data.take("Q")) for _ in range(*data.take("Q"))]
     if len(names) != len(arrays):
         raise ValueError(f"{path}: {len(arrays)} arrays but {len(names)} names; only files with a name each are read")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{path}: two of its arrays have one name; it is damaged")
     return dict(zip(names, arrays, strict=True))
 
 
@@ -93,6 +96,8 @@ class _Bytes:
 
     def array(self, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         begin = self.skip(np.dtype(dtype).itemsize * math.prod(shape))
+        if not math.prod(shape):
+            return np.empty(shape, dtype)
         return np.frombuffer(self.data, dtype, math.prod(shape), begin).reshape(shape).copy()  # writable, on its own
 
 
@@ -108,7 +113,7 @@ def _mxnet_array(data: _Bytes, number: int) -> np.ndarray:
         raise ValueError(f"{where} has {axes} axes: it is empty or damaged")
     shape = data.take(f"{axes}q")
     _device, _device_id, kind = data.take("iii")
-    if not 0 <= kind < len(MXNET_TYPES) or min(shape) < 0:
+    if not 0 <= kind < len(MXNET_TYPES) or min(shape) < 0 or math.prod(side or 1 for side in shape) > LARGEST:
         raise ValueError(f"{where} has type {kind} and shape {shape}: it is damaged")
     return data.array(MXNET_TYPES[kind], shape)
 

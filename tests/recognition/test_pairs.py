@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recognition.data import pairs as pairs_module
 from recognition.data.pairs import PairFileError, PairSet, draw_pairs, read_bin, read_pairs, write_bin
 
 IMAGES = [b"\xff\xd8one", b"\xff\xd8two\x00\x80", b"\xff\xd8three"]
@@ -42,7 +41,7 @@ class StandInRecords:
         return int(found[0])
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 @pytest.mark.parametrize("entry", ["bytes", "array", "column"])
 @pytest.mark.parametrize("same", ["list", "array", "scalars"])
 def test_bin_of_every_kind(tmp_path: Path, protocol: int, entry: str, same: str) -> None:
@@ -112,12 +111,11 @@ def test_names_outside_the_list_are_refused(tmp_path: Path, stream: bytes, wante
 
 @pytest.mark.parametrize("name", [b"numpy\nndarray", b"numpy\ndtype", b"_codecs\nencode"])
 def test_nothing_is_written_into_what_a_name_stands_for(tmp_path: Path, name: bytes) -> None:
-    # BUILD with (None, {"hacked": 1}): setattr on the object of that name
+    # BUILD with (None, {"hacked": 1}): pickle would set attributes on the object of that name
     stream = b"\x80\x02c" + name + b"\nN}X\x06\x00\x00\x00hackedK\x01s\x86b."
     (tmp_path / "x.bin").write_bytes(stream)
-    with pytest.raises(PairFileError):
+    with pytest.raises(PairFileError, match="an assignment to a"):
         read_bin(tmp_path / "x.bin")
-    assert not any(hasattr(stand_in, "hacked") for stand_in in pairs_module._NAMES.values())
 
 
 def test_damaged_bins_are_typed_errors(tmp_path: Path) -> None:

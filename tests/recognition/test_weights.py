@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from recognition.weights import load_strictly, read_mxnet, read_weights, write_weights
+from recognition.weights import build_strictly, load_strictly, read_mxnet, read_weights, write_weights
+from recognition.weights.torch_files import read_torch
 
 
 def network() -> nn.Module:
@@ -110,6 +112,111 @@ def test_torch_files_of_the_old_format(tmp_path):
     model = network()
     torch.save(model.state_dict(), tmp_path / "net.pth", _use_new_zipfile_serialization=False)
     assert same(read_weights(tmp_path / "net.pth").tensors, own(model))
+
+
+def everything() -> dict:
+    """What a training saves: tensors of every kind that is read, nested beside numbers and texts."""
+    kinds = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16)
+    tensors = {str(dtype): torch.arange(-3, 9).to(dtype) for dtype in (*kinds, torch.int8, torch.uint8, torch.bool)}
+    base = torch.arange(24.0).view(4, 6)
+    tensors |= {"view": base[1:3, 2:], "turned": base.T, "tied": base, "steps": base[::2, ::3], "empty": base[:0]}
+    tensors |= {
+        "scalar": torch.tensor(2.5),
+        "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    }
+    tensors |= {"parameter": nn.Parameter(base + 1), "frozen": nn.Parameter(base + 2, requires_grad=False)}
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, betas=(0.8, 0.9))
+    model(torch.randn(2, 3, 4, 4)).sum().backward()
+    optimizer.step()
+    plan = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5])
+    return {
+        "tensors": tensors,
+        "model": model.state_dict(),  # an OrderedDict with an attribute, _metadata
+        "optimizer": optimizer.state_dict(),
+        "plan": plan.state_dict(),  # with a Counter
+        "epoch": 3,
+        "size": base.shape,
+        "texts": ["é", None, True, (1, 2.5)],
+    }
+
+
+def alike(one: object, two: object) -> bool:
+    if isinstance(one, torch.Tensor):
+        return isinstance(two, torch.Tensor) and one.dtype == two.dtype and torch.equal(one, two)
+    if isinstance(one, dict):
+        return isinstance(two, dict) and [*one] == [*two] and all(alike(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(alike(a, b) for a, b in zip(one, two, strict=True))
+    return type(one) is type(two) and one == two
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_everything_of_a_training_is_read_as_it_was_written(tmp_path, zipped, protocol):
+    path, written = tmp_path / "net.pt", everything()
+    torch.save(written, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    read = read_torch(path)
+    assert alike(read, written)
+    if protocol == 2:  # torch's own, and the only one that weights_only reads
+        assert alike(read, torch.load(path, weights_only=True))
+    read["tensors"]["tied"][1, 2] = -1  # tensors that shared their numbers share them again
+    assert read["tensors"]["view"][0, 0] == read["tensors"]["turned"][2, 1] == -1
+    assert all(not tensor.requires_grad for tensor in read["tensors"].values())
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(1).expand(1000),
+        torch.ones(3).to_sparse(),
+        torch.ones(3, device="meta"),
+        torch.ones(3, dtype=torch.complex64),
+        torch.ones(3).to(torch.float8_e4m3fn),
+    ],
+    ids=["expanded", "sparse", "meta", "complex", "float8"],
+)
+def test_tensors_of_other_kinds_are_refused(tmp_path, tensor):
+    with pytest.raises(ValueError, match=r"net\.pt"):
+        read_weights(saved(tmp_path / "net.pt", {"a": tensor}))
+
+
+def test_names_that_become_one_are_refused(tmp_path):
+    path = saved(tmp_path / "net.pt", {"module.a": torch.ones(1), "a": torch.zeros(1)})
+    with pytest.raises(ValueError, match="two of its tensors are named 'a'"):
+        read_weights(path)
+    path = mxnet_file(tmp_path / "net.params", {"arg:a": np.ones(1, np.float32), "aux:a": np.ones(2, np.float32)})
+    with pytest.raises(ValueError, match="two of its tensors are named 'a'"):
+        read_weights(path)
+    with pytest.raises(ValueError, match="no name of a tensor"):
+        read_weights(saved(tmp_path / "net.pt", {"a" * 1000: torch.ones(1)}))
+    long = {"module." * 200_000 + "a": torch.ones(1)}
+    assert [*read_weights(saved(tmp_path / "net.pt", long)).tensors] == ["a"]
+
+
+def test_a_zip_that_unpacks_to_more_is_refused(tmp_path):
+    path = saved(tmp_path / "net.pt", {"a": torch.zeros(100_000)})
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+    with pytest.raises(ValueError, match="compressed"):
+        read_weights(tmp_path / "small.pt")
+
+
+@pytest.mark.parametrize("shape", [{"a": 2**60}, {"a": -1}, {"a": "many"}])
+def test_a_network_is_made_only_if_the_tensors_bear_it_out(shape):
+    def make() -> nn.Module:
+        made.append(torch.get_default_device().type)
+        return nn.Linear(2, shape["a"])
+
+    made: list[str] = []
+    with pytest.raises(ValueError, match=r"net\.pt"):
+        build_strictly(make, {"weight": torch.ones(3, 2), "bias": torch.ones(3)}, "net.pt")
+    assert made == ["meta"]
+    shape["a"] = 3
+    network = build_strictly(make, {"weight": torch.ones(3, 2), "bias": torch.ones(3)}, "net.pt")
+    assert made == ["meta", "meta", "cpu"] and (network.weight == 1).all()
 
 
 def test_derived_buffers_are_dropped_by_their_last_name(tmp_path):

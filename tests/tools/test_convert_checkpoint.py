@@ -137,3 +137,44 @@ def test_broken_numbers_and_the_source_itself_are_refused(tmp_path):
     with pytest.raises(ValueError, match="shift_mask"):
         published(source, "r18")
         convert(source, tmp_path / "out.safetensors", "r18", {"shift_mask": False})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda s: s.update({"blocks.0.attn.qkv.trainable_lora_other.weight": torch.ones(2, 2)}), "no half of one of"),
+        (lambda s: s.update({"blocks.0.attn.qkv.trainable_lora_down.weight": torch.ones(4, 256)}), "ranks \\[3, 4\\]"),
+        (lambda s: s.update({"blocks.0.attn.qkv.trainable_lora_down.weight": torch.ones(3)}), "no half of one of"),
+        (lambda s: s.update({"blocks.0.attn.qkv.trainable_lora_down.weight": torch.ones(3, 7)}), "of another shape"),
+        (lambda s: s.pop("blocks.3.attn.qkv.trainable_lora_up.weight"), "blocks.3.attn.qkv"),
+        (
+            lambda s: s.update({"blocks.0.attn.qkv.trainable_lora_up.weight": torch.full((768, 3), torch.inf)}),
+            "infinity",
+        ),
+    ],
+)
+def test_an_adapter_that_is_not_whole_is_refused(tmp_path, spoil, words):
+    source = tmp_path / "vit.pt"
+    state = BACKBONES.create("vit_t").state_dict()
+    for i in range(12):
+        outputs, inputs = state[f"blocks.{i}.attn.qkv.weight"].shape
+        state[f"blocks.{i}.attn.qkv.trainable_lora_down.weight"] = torch.ones(3, inputs)
+        state[f"blocks.{i}.attn.qkv.trainable_lora_up.weight"] = torch.ones(outputs, 3)
+    spoil(state)
+    torch.save(state, source)
+    with pytest.raises(ValueError, match=rf"vit\.pt(?s:.*){words}"):
+        convert(source, tmp_path / "out.safetensors", "vit_t")
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_the_command_line_says_what_does_not_go_together(capsys):
+    for command, words in (
+        (["set", "run", "optim.lr=1"], "changes a --recipe"),
+        (["set", "run", "--recipe", "x.py", "--backbone", "r50"], "backbone.name=r50"),
+        (["set"], "required: out"),
+    ):
+        with pytest.raises(SystemExit):
+            main(command)
+        assert words in capsys.readouterr().err
+    assert main(["set", "run", "--recipe", "absent.py"]) == 2
+    assert "no recipe at absent.py" in capsys.readouterr().err
