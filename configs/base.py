@@ -36,12 +36,15 @@ config.classifier.lr_scale = 1.0  # times optim.lr, for the class centres
 
 config.data = edict()
 config.data.records = []  # .rec files or their folders; one or many shards
-config.data.classes = "offset"  # classes of several shards: offset = other people in each, shared = the same
+config.data.classes = ""  # equal labels in several sets: offset = other people, shared = the same; "" = an error
+config.data.most_classes = 0  # labels from here on are bad records; 0 = the number of images, more would be empty
 config.data.hold_out = 0  # keep classes divisible by this out of training, to choose settings on; 0 = none
 config.data.loader = "auto"  # auto = dali on CUDA where it is installed, else torch; dali or torch by name
 config.data.batch_size = 128  # images per process and micro-step
 config.data.workers = 1  # decoding processes (torch) or threads (dali), for each training process
 config.data.flip = True  # mirror half of the images
+config.data.on_bad_record = "error"  # error = stop, naming it; skip = list it, and take another one in its place
+config.data.bad_record_limit = 0.001  # skip: share of the set's images that may be bad before the run stops
 
 config.degradation = edict()
 config.degradation.share = 0.0  # share of images made low-resolution, in [0, 1]
@@ -70,9 +73,16 @@ config.train.device = "auto"  # auto = CUDA where there is one; cuda or cpu by n
 config.train.precision = "fp32"  # fp32, bf16 or fp16 (with loss scaling)
 config.train.compile = False  # torch.compile the network: slow start, faster steps
 config.train.checkpoint_activations = False  # recompute blocks in backward: less memory, about a third more time
-config.train.resume = "auto"  # auto = newest checkpoint of the run, never, or a checkpoint's path
-config.train.save_every = 1.0  # epochs between checkpoints
-config.train.keep = 2  # newest checkpoints that stay, 0 = all
+config.train.resume = "auto"  # auto = newest checkpoint of the run, never, or the path of a checkpoint or run
+config.train.save_every = 1.0  # epochs between checkpoints, 0 = not by epochs
+config.train.save_every_updates = 0  # updates between checkpoints, 0 = not by updates
+config.train.save_every_minutes = 0.0  # minutes between checkpoints, 0 = not by time
+config.train.keep = 2  # newest checkpoints that stay, beside the best one; 0 = all
+config.train.async_save = True  # write checkpoints while training goes on; it waits for the copy only
+config.train.on_save_error = "continue"  # a checkpoint could not be written: continue until the next, or stop
+config.train.non_finite_limit = 10  # updates skipped in a row, for a loss or gradient not finite, before the run stops
+config.train.deterministic = False  # only kernels that repeat bit for bit, or an error; slower on CUDA
+config.train.timeout_minutes = 30.0  # how long a process waits for the others before it gives up
 config.train.log_every = 10  # updates between log lines
 
 config.evaluation = edict()
@@ -85,4 +95,5 @@ config.evaluation.batch_size = 128  # images per process
 config.evaluation.bootstrap = 1000  # resamples behind each interval, 0 = no intervals
 config.evaluation.seed = 0  # of the resamples
 config.evaluation.every = 0.0  # epochs between evaluations, 0 = at the end only
+config.evaluation.best = ""  # figure whose best checkpoint stays, such as lfw/14/accuracy; "" = mean of the first ones
 config.evaluation.at_start = True  # evaluate the starting model too: the 'before' of every table

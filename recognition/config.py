@@ -22,11 +22,17 @@ LEAST = {
     "data.batch_size": 1,
     "data.workers": 0,
     "data.hold_out": 0,
+    "data.most_classes": 0,
+    "data.bad_record_limit": 0,
     "optim.accumulate": 1,
     "optim.clip": 0,
     "schedule.warmup_epochs": 0,
     "train.keep": 0,
     "train.log_every": 1,
+    "train.save_every": 0,
+    "train.save_every_updates": 0,
+    "train.save_every_minutes": 0,
+    "train.non_finite_limit": 1,
     "evaluation.batch_size": 1,
     "evaluation.bootstrap": 0,
     "evaluation.every": 0,
@@ -64,8 +70,32 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> EasyD
 
 
 def from_json(path: str | Path) -> EasyDict:
-    """The resolved settings that a run saved."""
-    return EasyDict(json.loads(Path(path).read_text()))
+    """The resolved settings that a run saved. ConfigError where the file holds something else."""
+    try:
+        found = json.loads(Path(path).read_text())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no run's settings: {error}") from None
+    base = _read(BASE)["config"]
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} is no run's settings: it holds no sections")
+    for key, section in base.items():
+        if isinstance(section, dict) and not isinstance(found.get(key), dict):
+            raise ConfigError(f"{path} is no run's settings: its section {key} is missing or no section")
+        if isinstance(section, dict) and not isinstance(found[key].get("name", ""), str):
+            raise ConfigError(f"{path} is no run's settings: {key}.name is {found[key]['name']!r}")
+    return EasyDict(found)
+
+
+def run_of(path: str | Path) -> Path:
+    """The run folder of a run or of one of its checkpoints. FileNotFoundError where there is none."""
+    path = Path(path)
+    for folder in (path, *path.absolute().parents[1:2]):
+        if (folder / "config.json").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"{path} is no run folder: it holds no config.json; train first, tools/train.py CONFIG. A checkpoint is named "
+        "as RUN/checkpoints/step_000000100, or RUN/checkpoints/best"
+    )
 
 
 def to_json(config: EasyDict) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,10 +28,12 @@ class World:
         return self.global_rank == 0
 
 
-def start(device: str = "auto", timeout_minutes: float = 30.0) -> World:
+def start(device: str = "auto", timeout_minutes: float = 30.0, deterministic: bool = False) -> World:
     """Join the process group that torchrun's environment describes, or form a group of one.
 
     device: "auto" (CUDA where there is one, else the CPU), "cpu" or "cuda".
+    timeout_minutes: how long a collective waits for the other processes.
+    deterministic: only kernels that repeat bit for bit, until stop(); an operation that has none raises RuntimeError.
     ValueError where CUDA is asked for and there is none, RuntimeError where a group is running already.
     """
     if dist.is_initialized():
@@ -44,10 +47,15 @@ def start(device: str = "auto", timeout_minutes: float = 30.0) -> World:
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
     )
     here = torch.device("cuda", local_rank) if on_cuda else torch.device("cpu")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     if on_cuda:
         torch.cuda.set_device(here)
         torch.backends.cudnn.allow_tf32 = False  # torch's default rounds "fp32" convolutions to 10 bits
-    backend, limit = "nccl" if on_cuda else "gloo", timedelta(minutes=timeout_minutes)
+    # gloo beside nccl: processes agree on flags and texts, which lie in the CPU's memory
+    backend, limit = "cpu:gloo,cuda:nccl" if on_cuda else "gloo", timedelta(minutes=timeout_minutes)
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=limit)
     else:
@@ -61,6 +69,7 @@ def stop() -> None:
         gc.collect()
         dist.barrier()
         dist.destroy_process_group()
+    torch.use_deterministic_algorithms(False)
 
 
 def world_size() -> int:
@@ -71,6 +80,29 @@ def world_size() -> int:
 def global_rank() -> int:
     """Rank of this process among all; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def any_process(*flags: bool) -> list[bool]:
+    """For each flag: does a process, any of them, raise it? The same answer on all; one small all-reduce."""
+    if world_size() == 1:
+        return [*flags]
+    raised = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+    return [bool(flag) for flag in raised.tolist()]
+
+
+def gather_json(value: object, group: dist.ProcessGroup | None = None) -> list[object]:
+    """What each process gave, in rank order, on all of them. value: JSON-able; it travels as text, never pickled."""
+    if world_size() == 1:
+        return [value]
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(text)]), group=group)
+    padded = text.new_zeros(int(max(sizes)))
+    padded[: len(text)] = text
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded, group=group)
+    return [json.loads(bytes(part[: int(size)].tolist())) for part, size in zip(parts, sizes, strict=True)]
 
 
 def gather(local: Tensor, counts: list[int] | None = None) -> Tensor:

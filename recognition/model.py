@@ -15,10 +15,10 @@ from adapters import ADAPTERS
 from iqa import SCORERS, QualityGate
 from recognition.activation_checkpoint import checkpoint_blocks
 from recognition.backbones import BACKBONES
-from recognition.config import arguments, from_json
+from recognition.config import arguments
 from recognition.gate import Gate
 from recognition.types import Adapter, AttachReport
-from recognition.weights import load_strictly, read_weights, sha256
+from recognition.weights import build_strictly, read_weights
 
 GATE = "quality_gate."  # its tensors in a delivered model; a gate may have learned them
 
@@ -148,40 +148,7 @@ def build_backbone(config: EasyDict, weights: str | Path = "") -> nn.Module:
         if chosen.setdefault(key, value) != value:
             raise ValueError(f"{weights} was made with {key}={value}, but config.backbone.{key} is {chosen[key]}")
     config.backbone.update(chosen)  # the run's saved settings then make the same network without the file's card
-    backbone = BACKBONES.create(config.backbone.name, **chosen)
-    load_strictly(backbone, loaded.tensors, weights)
-    return backbone
-
-
-def load_run(run: str | Path, *, base: bool = False) -> FaceModel:
-    """The trained model of a run folder, in eval mode; with `base`, the model that the run started from.
-
-    FileNotFoundError where the folder holds no finished model, ValueError where its base weights have changed.
-    """
-    run = Path(run)
-    if not (run / "config.json").is_file():
-        raise FileNotFoundError(f"{run} is no run folder: it holds no config.json; train first, tools/train.py CONFIG")
-    config = from_json(run / "config.json")
-    config.train.checkpoint_activations = False
-    delivered = run / "model" / "adapter.safetensors"
-    if not base and not delivered.is_file():
-        raise FileNotFoundError(f"{run} holds no {delivered.relative_to(run)}: its training has not come to an end")
-    if config.adapter.name == "full":
-        config.backbone.weights = config.backbone.weights if base else ""  # everything comes from the run itself
-    model = assemble(config).model
-    if not base:
-        loaded = read_weights(delivered)
-        trained_on = loaded.card.get("base_sha256", "")
-        if config.backbone.weights and trained_on and sha256(config.backbone.weights) != trained_on:
-            raise ValueError(
-                f"{config.backbone.weights} is not the file that {delivered} was trained on (SHA-256 differs): "
-                "an adapter gives wrong embeddings on another base; put the original back"
-            )
-        gate = {k.removeprefix(GATE): v for k, v in loaded.tensors.items() if k.startswith(GATE)}
-        adapters.load(model.backbone, {k: v for k, v in loaded.tensors.items() if not k.startswith(GATE)})
-        if model.quality_gate is not None:
-            model.quality_gate.load_state_dict(gate)
-    return model.eval()
+    return build_strictly(lambda: BACKBONES.create(name, **chosen), loaded.tensors, weights)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

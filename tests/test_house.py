@@ -10,7 +10,7 @@ import iqa
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("recognition", "adapters", "iqa")
-CONTRACTS = ("registry", "gate", "config", "distributed", "types")
+CONTRACTS = ("registry", "gate", "config", "distributed", "types", "files", "signals", "random_state", "pickled")
 PARTS = ("backbones", "margins", "objectives", "data", "partial_fc", "weights")
 ASSEMBLY = (
     "model",
@@ -18,12 +18,17 @@ ASSEMBLY = (
     "inputs",
     "optim",
     "checkpoint",
+    "non_finite",
+    "learner",
+    "runs",
+    "import_set",
+    "meter",
     "delivery",
     "logs",
     "export",
     "evaluation",
 )
-ENGINE = ("trainer", "plan")
+ENGINE = ("trainer", "keeper", "plan", "doctor", "machine")
 
 
 def sources() -> list[Path]:

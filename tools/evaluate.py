@@ -1,6 +1,7 @@
 """Evaluates a trained run, or a file of weights, and writes its report.
 
     python tools/evaluate.py runs/demo                       the run's own evaluation settings
+    python tools/evaluate.py runs/demo/checkpoints/best      a checkpoint, to RUN/evaluation
     python tools/evaluate.py runs/demo --base                beside the model that the run started from
     python tools/evaluate.py runs/demo --set low_res=[112,14,[112,14]] --set flip=True
     python tools/evaluate.py runs/demo --config configs/other.py evaluation.far=[1e-3]
@@ -31,7 +32,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--base", action="store_true", help="evaluate the model that the run started from, too")
     parser.add_argument("--output", help="folder of the report, in place of RUN/report")
     arguments = parser.parse_intermixed_args(argv)
-    is_run = Path(arguments.model).is_dir()
+    is_run = _is_run(arguments)
     if not is_run and not arguments.config:
         parser.error(f"{arguments.model} is no run folder: weights are evaluated by the settings of a --config")
     if not is_run and (arguments.base or not arguments.output):
@@ -46,10 +47,7 @@ def chosen_config(arguments: argparse.Namespace) -> dict:
     if arguments.config:
         config = settings.load(arguments.config, arguments.overrides)
     else:
-        saved = Path(arguments.model) / "config.json"
-        if not saved.is_file():
-            raise FileNotFoundError(f"{arguments.model} is no run folder: it holds no config.json")
-        config = settings.from_json(saved)
+        config = settings.from_json(settings.run_of(arguments.model) / "config.json")
     for change in arguments.set:
         if "=" not in change:
             raise settings.ConfigError(f"--set {change}: write KEY=VALUE, such as low_res=[112,14]")
@@ -80,14 +78,14 @@ def _evaluate(arguments: argparse.Namespace, config: dict) -> None:
     sets = open_sets(config.evaluation)
     world = distributed.start(config.train.device)
     results = {}
-    names = ["before", "after"] if arguments.base else ["after" if Path(arguments.model).is_dir() else "weights"]
+    names = ["before", "after"] if arguments.base else ["after" if _is_run(arguments) else "weights"]
     for name in names:
         model = _load(arguments.model, config, name == "before").to(world.device)
         results[name] = evaluate(model, config.evaluation, world, sets)
         del model
     if world.is_main:
         changed = arguments.set or arguments.config
-        folder = Path(arguments.output or Path(arguments.model) / ("evaluation" if changed else "report"))
+        folder = Path(arguments.output or _folder(Path(arguments.model), "evaluation" if changed else "report"))
         for name, found in results.items():
             save_results(folder / name, found)
         if "before" not in results and not changed and (folder / "before" / "results.json").is_file():
@@ -97,13 +95,25 @@ def _evaluate(arguments: argparse.Namespace, config: dict) -> None:
     distributed.stop()
 
 
+def _is_run(arguments: argparse.Namespace) -> bool:
+    """False for a file of weights. A checkpoint counts as its run; `best` is the name of one, not of a folder."""
+    path = Path(arguments.model)
+    return path.is_dir() or path.parent.name == "checkpoints"
+
+
+def _folder(path: Path, name: str) -> Path:
+    run = settings.run_of(path)
+    return run / name if run == path else run / "evaluation" / path.name
+
+
 def _load(path: str, config: dict, base: bool):
     from easydict import EasyDict
 
-    from recognition.model import FaceModel, build_backbone, load_run
+    from recognition.model import FaceModel, build_backbone
+    from recognition.runs import load_run
     from recognition.weights import read_weights
 
-    if Path(path).is_dir():
+    if not Path(path).is_file():
         return load_run(path, base=base)
     card = read_weights(path).card
     if "backbone" in card:

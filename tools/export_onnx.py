@@ -1,6 +1,7 @@
 """Writes a trained run as one ONNX file: an aligned face in, its embedding out; scorer and quality gate inside.
 
     python tools/export_onnx.py runs/demo                       RUN/onnx/NAME.onnx, with InsightFace's manifest.json
+    python tools/export_onnx.py runs/demo/checkpoints/best      RUN/onnx/NAME_best.onnx
     python tools/export_onnx.py runs/demo --out models/face.onnx
     python tools/export_onnx.py runs/demo --two-inputs          the raw quality score stays an input
 
@@ -15,11 +16,13 @@ import sys
 import time
 from pathlib import Path
 
+from recognition.config import run_of
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line. Answers --help without importing torch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", help="folder of a finished run")
+    parser.add_argument("run", metavar="RUN", help="folder of a finished run, or one of its checkpoints")
     parser.add_argument("--out", metavar="FILE", help="the .onnx file, in place of RUN/onnx/NAME.onnx")
     parser.add_argument("--two-inputs", action="store_true", help="keep the score as a second input")
     parser.add_argument("--opset", type=int, default=18, help="ONNX operator set (default: %(default)s)")
@@ -36,8 +39,10 @@ def target(arguments: argparse.Namespace) -> Path:
     """The file that is written."""
     if arguments.out:
         return Path(arguments.out)
-    run = Path(arguments.run).resolve()
-    return Path(arguments.run) / "onnx" / f"{run.name}{'_two_inputs' if arguments.two_inputs else ''}.onnx"
+    path = Path(arguments.run)
+    run = run_of(path)
+    name = run.resolve().name + ("" if run == path else f"_{path.name}")
+    return run / "onnx" / f"{name}{'_two_inputs' if arguments.two_inputs else ''}.onnx"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 def _export(arguments: argparse.Namespace) -> None:
     start = time.perf_counter()
     from recognition.export import BATCHES, export_onnx
-    from recognition.model import load_run
+    from recognition.runs import load_run
 
     model = load_run(arguments.run)
     print(f"{arguments.run}: loaded in {time.perf_counter() - start:.1f} s; exporting and comparing ...", flush=True)
@@ -65,7 +70,7 @@ def _export(arguments: argparse.Namespace) -> None:
         two_inputs=arguments.two_inputs,
         opset=arguments.opset,
         exporter=arguments.exporter,
-        metadata={"run": Path(arguments.run).resolve().name},
+        metadata={"run": run_of(arguments.run).resolve().name},
     )
     print(f"{report.path}: {report.size / 2**20:.1f} MiB in {time.perf_counter() - start:.1f} s")
     batches = ", ".join(str(batch) for batch in BATCHES)

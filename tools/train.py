@@ -43,7 +43,9 @@ def list_plugins() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the recipe. Returns 0, or 2 where the settings or files cannot be used."""
+    """Runs the recipe. Returns 0; 1 where a dry run found the machine unfit; 2 where settings or files cannot be used;
+    what recognition.signals says of a run that was stopped.
+    """
     arguments = parse(argv)
     if arguments.list:
         print(list_plugins())
@@ -60,23 +62,26 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
     from recognition import distributed
+    from recognition.signals import exit_code
     from recognition.trainer import Trainer
 
     rank = os.environ.get("RANK", "0")
     try:
-        world = distributed.start(config.train.device)
+        world = distributed.start(config.train.device, config.train.timeout_minutes, config.train.deterministic)
         trainer = Trainer(config, world)
+        healthy = True
         if arguments.dry_run:
-            trainer.dry_run()
+            healthy = trainer.dry_run()
         else:
             trainer.train()
+        stopped_by = trainer.stopped_by
         trainer.close()
     except (ValueError, OSError, ImportError) as error:
         print(f"{arguments.recipe}: process {rank}: {error}", file=sys.stderr, flush=True)  # only one may know it
         return 2
     trainer = None  # nothing may hold the process group when it stops
     distributed.stop()
-    return 0
+    return exit_code(stopped_by) if healthy else 1
 
 
 if __name__ == "__main__":

@@ -12,57 +12,18 @@ from safetensors.torch import load_file
 from recognition import checkpoint, distributed
 from recognition import config as settings
 from recognition.distributed import World
-from recognition.model import assemble, load_run
 from recognition.objectives import OBJECTIVES
+from recognition.runs import load_run
 from recognition.trainer import Trainer
 from recognition.weights import write_weights
 from tests.launch import run_processes
-from tests.small import write_recipe, write_records
-
-CPU = torch.device("cpu")
+from tests.small import write_records
+from tests.training import CPU, QUIET, in_a_process, recipe_with_base, relative, train
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    """A small recipe that starts from weights of its own, so that every adapter can train."""
-    path = write_recipe(tmp_path)
-    config = settings.load(path)
-    write_weights(tmp_path / "base.safetensors", assemble(config).model.backbone.state_dict(), {})
-    path.write_text(path.read_text() + f"config.backbone.weights = {str(tmp_path / 'base.safetensors')!r}\n")
-    return path
-
-
-def train(recipe, *overrides, world=None):
-    """Run a recipe to its end in this process; returns (final tensors by name, losses by update)."""
-    config = settings.load(recipe, overrides)
-    alone = world is None
-    world = world or distributed.start("cpu")
-    try:
-        trainer = Trainer(config, world)
-        trainer.train()
-        found = {name: t.clone() for name, t in trainer.model.state_dict().items()}
-        found |= {f"classifier.{name}": t.clone() for name, t in trainer.classifier.state_dict().items()}
-        run = trainer.run
-        trainer.close()
-        del trainer
-    finally:
-        if alone:
-            distributed.stop()
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] if world.is_main else []
-    return found, {line["update"]: line["train/loss"] for line in lines if "train/loss" in line}
-
-
-def in_a_process(rank, recipe, overrides):
-    world = World(rank, rank, dist.get_world_size(), CPU)
-    return train(recipe, *overrides, world=world)
-
-
-def relative(one, two):
-    """Largest difference, as a share of the largest magnitude."""
-    return ((one - two).abs().max() / two.abs().max().clamp_min(1e-12)).item()
-
-
-QUIET = ("evaluation.sets=[]",)
+    return recipe_with_base(tmp_path)
 
 
 def test_a_run_leaves_everything_behind_and_a_second_start_finds_it_complete(recipe, capsys):
@@ -269,13 +230,13 @@ def overflow_on_one(rank, recipe, overrides):
     trainer = Trainer(settings.load(recipe, overrides), World(rank, rank, dist.get_world_size(), CPU))
     batches = trainer.loader.batches(0)
     if rank == 1:
-        trainer.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
-    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
-    scale = trainer.scaler.get_scale()
+        trainer.learner.classifier.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = {n: p.detach().clone() for n, p in trainer.learner.model.named_parameters() if p.requires_grad}
+    scale = trainer.learner.scaler.get_scale()
     trainer.train_update(batches)
     batches.close()
-    after = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
-    scales = (scale, trainer.scaler.get_scale())
+    after = {n: p.detach().clone() for n, p in trainer.learner.model.named_parameters() if p.requires_grad}
+    scales = (scale, trainer.learner.scaler.get_scale())
     trainer.close()
     return before, after, scales
 
@@ -297,11 +258,11 @@ def reduced_bytes(rank, recipe, overrides):
         seen.append(bucket.buffer().nbytes)
         return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda f: f.value()[0])
 
-    trainer.network.register_comm_hook(None, count)
+    trainer.learner.network.register_comm_hook(None, count)
     batches = trainer.loader.batches(0)
     trainer.train_update(batches)
     batches.close()
-    wanted = sum(p.nbytes for p in trainer.trained)
+    wanted = sum(p.nbytes for p in trainer.learner.trained)
     trainer.close()
     return sum(seen), wanted
 
@@ -355,7 +316,7 @@ def test_a_label_out_of_range_names_the_record(recipe):
     world = distributed.start("cpu")
     try:
         trainer = Trainer(settings.load(recipe, QUIET), world)
-        trainer.classifier.num_classes = 3  # as if the labels had changed since the records were counted
+        trainer.learner.classifier.num_classes = 3  # as if the labels had changed since the records were counted
         with contextlib.closing(trainer.loader.batches(0)) as batches, pytest.raises(ValueError, match=r"key \d+"):
             trainer.train_update(batches)
         trainer.close()

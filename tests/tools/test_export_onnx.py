@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recognition import model as models
+from recognition import runs
 from tests.recognition.test_export import gated
 from tools import export_onnx as door
 
@@ -20,7 +20,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run folder whose model is a small gated one."""
     folder = tmp_path / "trial"
     folder.mkdir()
-    monkeypatch.setattr(models, "load_run", lambda path: gated())
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setattr(runs, "load_run", lambda path: gated())
     return folder
 
 
@@ -36,6 +37,11 @@ def test_writes_into_the_run_and_prints_cosine_and_difference(run: Path, capsys:
 def test_a_file_of_ones_own_choice(run: Path, tmp_path: Path) -> None:
     assert door.main([str(run), "--out", str(tmp_path / "models" / "face.onnx"), "--opset", "17"]) == 0
     assert (tmp_path / "models" / "face.onnx").is_file()
+
+
+def test_a_checkpoints_name_is_in_the_file(run: Path, capsys: pytest.CaptureFixture) -> None:
+    assert door.main([str(run / "checkpoints" / "best")]) == 0
+    assert (run / "onnx" / "trial_best.onnx").is_file()
 
 
 def test_what_cannot_be_exported_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

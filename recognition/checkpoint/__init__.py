@@ -1,0 +1,43 @@
+"""Checkpoints of a run: all of its state, whole or not there, continued on any number of processes.
+
+A folder step_<update> holds safetensors (class centres by class range), state.json for what is no tensor, and
+manifest.json with sizes and SHA-256. Nothing in it is ever unpickled.
+"""
+
+from recognition.checkpoint.folder import (
+    Best,
+    State,
+    check,
+    complete,
+    newest,
+    path_of,
+    read_best,
+    read_state,
+    step_of,
+    tidy,
+    to_resume,
+)
+from recognition.checkpoint.manifest import DamagedError
+from recognition.checkpoint.saver import Outcome, SaveError, Saver, save
+from recognition.checkpoint.tensors import network, read
+
+__all__ = [
+    "Best",
+    "DamagedError",
+    "Outcome",
+    "SaveError",
+    "Saver",
+    "State",
+    "check",
+    "complete",
+    "network",
+    "newest",
+    "path_of",
+    "read",
+    "read_best",
+    "read_state",
+    "save",
+    "step_of",
+    "tidy",
+    "to_resume",
+]

@@ -1,0 +1,223 @@
+"""The folder of a run's checkpoints: which are whole, which is the best, which may go, which to continue.
+
+step_000000120 is a checkpoint of update 120; a name with a dot in front is unfinished or on its way out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from easydict import EasyDict
+
+from recognition import distributed
+from recognition.checkpoint.manifest import MANIFEST, DamagedError, verify
+from recognition.config import differences, from_json
+from recognition.files import write_atomically
+
+STATE = "state.json"
+BEST = "best.json"
+# settings that a continued run may change; all others make it another run
+FREE = (
+    "run.root", "run.name", "needs", "evaluation", "data.batch_size", "data.loader", "data.workers",
+    "data.on_bad_record", "data.bad_record_limit", "train.async_save", "train.deterministic", "train.device",
+    "train.keep", "train.log_every", "train.non_finite_limit", "train.on_save_error", "train.resume",
+    "train.save_every", "train.save_every_minutes", "train.save_every_updates", "train.timeout_minutes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What is no tensor of a run at one update: the contents of state.json."""
+
+    update: int
+    position: int  # in the sample order: images seen
+    global_batch: int  # images of a micro-step over all processes, fixed at the first start
+    world_size: int  # processes that wrote it
+    fingerprint: str  # of the training records; "" where a converted checkpoint does not know them
+    base_sha256: str  # of the base weights' file; "" without one
+    scaler: dict  # state of the loss scaling
+    skipped: dict  # updates skipped, as non_finite counts them
+    train_seconds: float
+    imported: dict | None = None  # where a converted checkpoint comes from
+
+    def as_dict(self) -> dict:
+        """JSON-able."""
+        return asdict(self)
+
+
+def read_state(path: Path) -> State:
+    """The state in a checkpoint's folder. ValueError where it is none."""
+    try:
+        state = State(**json.loads((path / STATE).read_text()))
+        whole = min(state.update, state.position, state.train_seconds) >= 0 < state.global_batch
+        for part, kind in ((state.fingerprint, str), (state.base_sha256, str), (state.scaler, dict)):
+            whole = whole and isinstance(part, kind)
+        if not whole or not all(isinstance(state.skipped[key], int) for key in ("in_a_row", "total")):
+            raise ValueError("a value cannot be as it is")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path / STATE} is no state of a run: {error}") from None
+    return state
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """What evaluations during training found: the last one's update, and the checkpoint with the best figure."""
+
+    evaluated: int  # update of the last evaluation
+    step: int  # update of the best
+    value: float
+    figure: str  # what is compared
+
+    def write(self, folder: Path) -> None:
+        """As folder/best.json."""
+        write_atomically(folder / BEST, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def read_best(folder: Path, until: int | None = None) -> Best | None:
+    """The best of the evaluations up to an update; None where there was none, or where they were made later.
+
+    ValueError where the file is not what write() makes.
+    """
+    path = folder / BEST
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        best = Best(int(found["evaluated"]), int(found["step"]), float(found["value"]), str(found["figure"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, and the next evaluation is the best") from None
+    return best if until is None or best.evaluated <= until else None
+
+
+def step_of(path: Path) -> int:
+    """The update of a checkpoint folder."""
+    return int(path.name.rpartition("_")[2])
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of an update lies."""
+    return folder / f"step_{step:09d}"
+
+
+def complete(folder: Path) -> list[Path]:
+    """The checkpoints with a manifest, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"step_*/{MANIFEST}"))
+
+
+def newest(folder: Path) -> Path | None:
+    """The complete checkpoint of the latest step under `folder`, or None."""
+    return next(reversed(complete(folder)), None)
+
+
+def retire(folder: Path, keep: int, best: int | None) -> str:
+    """Delete all but the newest `keep` (0 = all stay) and the one of update `best`. Returns what failed, in words."""
+    old = complete(folder)[:-keep] if keep else []
+    problems = []
+    for path in old:
+        if step_of(path) == best:
+            continue
+        leaving = path.with_name(f".{path.name}.deleted")
+        try:  # renamed first: a half deleted one must not look whole
+            os.replace(path, leaving)
+            shutil.rmtree(leaving)
+        except OSError as error:
+            problems.append(f"the old checkpoint {path} could not be deleted ({error}); delete it by hand")
+    return "; ".join(problems)
+
+
+def tidy(folder: Path, step: int) -> list[Path]:
+    """Make the checkpoint of `step` the newest: remove what is unfinished, set later ones aside. Returns those."""
+    for path in folder.glob(".step_*"):
+        shutil.rmtree(path, ignore_errors=True)
+    later = [path for path in sorted(folder.glob("step_*")) if step_of(path) > step]
+    if later:
+        number = 1
+        while (aside := folder / f"set_aside_{number}").exists():
+            number += 1
+        aside.mkdir()
+        for path in later:
+            path.rename(aside / path.name)
+    return later
+
+
+def to_resume(config: EasyDict, run: Path, fingerprint: str, base: str) -> tuple[Path | None, State | None]:
+    """The checkpoint that config.train.resume asks for and its state; Nones for a new start. By all together.
+
+    fingerprint: of the training records. base: SHA-256 of config.backbone.weights, "" without. The main process
+    chooses, and all check files and settings.
+    ValueError where there is none by that name, where it is damaged (naming the file and the checkpoint before it), or
+    where settings, records or base weights are not those it was trained with.
+    """
+    chosen, problem = distributed.gather_json(_choose(config.train.resume, run))[0]
+    if problem:
+        raise ValueError(problem)
+    if chosen is None:
+        return None, None
+    path = Path(chosen)
+    if any(seen := distributed.gather_json(not path.is_dir())):
+        raise ValueError(f"process {seen.index(True)} does not see {path}: run.root has to be a folder of all machines")
+    check(path)
+    saved = from_json(path.parents[1] / "config.json")
+    told = {key: value for key, value in saved.backbone.items() if key not in config.backbone}
+    config.backbone.update(told)  # by the card of the base weights, when the run began
+    if changed := differences(config, saved, FREE):
+        raise ValueError(
+            f"{path} was trained with other settings: {'; '.join(changed)}; "
+            "put them back, or start anew with train.resume=never or another run.name"
+        )
+    state = read_state(path)
+    # a checkpoint made of another program's may know neither
+    if state.fingerprint not in ("", fingerprint):
+        raise ValueError(
+            f"{path} was trained on other records than config.data.records names; "
+            "give the same ones, or start anew with train.resume=never"
+        )
+    if state.base_sha256 not in ("", base):
+        raise ValueError(
+            f"{path} was trained on another file than {config.backbone.weights} is now (SHA-256 differs); "
+            "put the original back, or start anew with train.resume=never"
+        )
+    return path, state
+
+
+def check(path: Path) -> None:
+    """Compare a checkpoint with its manifest, the hashing shared by all processes; DamagedError on all of them."""
+    problem = ""
+    try:
+        verify(path, distributed.global_rank(), distributed.world_size())
+    except DamagedError as error:
+        problem = str(error)
+    if found := [text for text in distributed.gather_json(problem) if text]:
+        raise DamagedError(f"{found[0]}; {_before(path)}")
+
+
+def _before(path: Path) -> str:
+    older = [other for other in complete(path.parent) if other.name < path.name]
+    if not older:
+        return "there is no checkpoint before it; start anew with train.resume=never"
+    return f"the one before it can be continued: train.resume={older[-1]}"
+
+
+def _choose(wanted: str, run: Path) -> Sequence[str | None]:
+    """(path or None, what is wrong) on the main process; nothing on the others."""
+    if distributed.global_rank():
+        return None, ""
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    mine = newest(run / "checkpoints")
+    if wanted == "auto" or (again and mine):  # torchrun's restart continues what it restarts
+        return (str(mine) if mine else None), ""
+    if wanted == "never":
+        return None, ""
+    path = Path(wanted)
+    path = newest(path / "checkpoints") or path
+    if not (path / MANIFEST).is_file():
+        return None, (
+            f"train.resume={wanted} is no complete checkpoint; name a folder such as runs/demo/checkpoints/"
+            "step_000000100, or a run's folder for its newest one"
+        )
+    return str(path), ""

@@ -1,0 +1,163 @@
+"""The tensors of a run by name, to and from safetensors through torch.distributed.checkpoint, for any world size.
+
+network.*, quality_gate.* and classifier.* are weights and statistics, optimizer.<parameter>.<key> what the optimizer
+keeps, random.<process>.* its generators. Class centres, and what is kept of them, are one matrix over all processes.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.optim import Optimizer
+
+import adapters
+from recognition import random_state
+from recognition.model import FaceModel
+from recognition.partial_fc import PartialFC
+
+NETWORK = "network."  # before the names of adapters.state(), which are copies already
+ROWS = "classifier.weight"  # what has it in its name, and its shape, has one row for each class
+
+
+def snapshot(model: FaceModel, classifier: PartialFC, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Copies of all tensors of this process in the CPU's memory, by name."""
+    live = _weights(model, classifier) | _optimizer_state(model, classifier, optimizer)
+    copies = {
+        name: value if name.startswith(NETWORK) else value.detach().to("cpu", copy=True).contiguous()
+        for name, value in live.items()
+    }
+    here = dist.get_rank()
+    return copies | {f"random.{here}.{kind}": state for kind, state in random_state.capture().items()}
+
+
+def write(tensors: Mapping[str, Tensor], folder: Path, classes: int, group: dist.ProcessGroup | None) -> list[Path]:
+    """Write every process's snapshot into one folder, by all together. Returns the files that this process wrote.
+
+    classes: over all processes. group: of CPU collectives, used by nobody else meanwhile; None = the default one.
+    """
+    group = group or dist.group.WORLD
+    state = _sharded(tensors, DeviceMesh.from_group(group, "cpu"), classes)
+    storage = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    dcp.save(state, storage_writer=storage, process_group=group)
+    del state
+    gc.collect()  # no DTensor may outlive the process group
+    return sorted(folder.glob(f"shard-{dist.get_rank() + 1:05d}-*"))
+
+
+def read(folder: Path, model: FaceModel, classifier: PartialFC, optimizer: Optimizer) -> None:
+    """Load what write() wrote in place, on any number of processes; generators where their number is the same.
+
+    ValueError where the checkpoint's tensors are not those of this model.
+    """
+    reader = HuggingFaceStorageReader(str(folder))
+    try:
+        stored = reader.read_metadata().state_dict_metadata
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:  # crafted: damage shows in the manifest
+        raise ValueError(f"{folder} holds no checkpoint of ours: {error}") from None
+    tensors = _weights(model, classifier)
+    held = {name for name in stored if not name.startswith(("optimizer.", "random."))}
+    if differ := sorted(set(tensors) ^ held):
+        raise ValueError(
+            f"{folder} does not fit this recipe: {len(differ)} tensors differ, such as {differ[:3]}; "
+            "start anew with train.resume=never or another run.name"
+        )
+    wanted = tensors | _slots(stored, _parameters(model, classifier), optimizer) | _own_generators(stored)
+    mesh = DeviceMesh.from_group(dist.group.WORLD, classifier.weight.device.type)
+    try:
+        with torch.no_grad():
+            dcp.load(_sharded(wanted, mesh, classifier.num_classes), storage_reader=reader)
+    except CheckpointException as error:  # no Exception: torch derives it from BaseException
+        raise ValueError(f"{folder} does not fit this recipe or is damaged: {first_cause(error)}") from None
+    del mesh
+    adapters.load(model.backbone, _under(wanted, NETWORK))
+    if states := _under(wanted, f"random.{dist.get_rank()}."):
+        random_state.restore(states)
+    gc.collect()
+
+
+def network(folder: Path) -> dict[str, Tensor]:
+    """The model's tensors of a checkpoint, without classifier and optimizer, named as in a delivered model."""
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
+                if name.startswith((NETWORK, "quality_gate.")):
+                    found[name.removeprefix(NETWORK)] = tensors.get_tensor(name)
+    return found
+
+
+def first_cause(error: CheckpointException) -> BaseException:
+    """What the first of the failed processes ran into."""
+    return next(iter(error.failures.values()))[0]
+
+
+def _weights(model: FaceModel, classifier: PartialFC) -> dict[str, Tensor]:
+    named = {f"{NETWORK}{name}": value for name, value in adapters.state(model.backbone).items()}
+    if model.quality_gate is not None:
+        named |= {f"quality_gate.{name}": value for name, value in model.quality_gate.state_dict().items()}
+    return named | {f"classifier.{name}": value for name, value in classifier.state_dict().items()}
+
+
+def _parameters(model: nn.Module, classifier: nn.Module) -> dict[str, nn.Parameter]:
+    named = {f"model.{name}": p for name, p in model.named_parameters() if p.requires_grad}
+    return named | {f"classifier.{name}": p for name, p in classifier.named_parameters()}
+
+
+def _optimizer_state(model: nn.Module, classifier: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    return {
+        f"optimizer.{name}.{key}": value
+        for name, parameter in _parameters(model, classifier).items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _slots(stored: Mapping[str, object], parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> dict:
+    """Empty optimizer state for everything stored, to be filled in place."""
+    slots = {}
+    for name, meta in stored.items():
+        if name.startswith("optimizer."):
+            parameter, _, key = name.removeprefix("optimizer.").rpartition(".")
+            if parameter not in parameters:
+                raise ValueError(f"the checkpoint holds {name}, but {parameter} is not trained by this recipe")
+            like = parameters[parameter]
+            slot = torch.zeros_like(like) if len(meta.size) else torch.zeros((), dtype=meta.properties.dtype)
+            optimizer.state[like][key] = slots[name] = slot
+    return slots
+
+
+def _own_generators(stored: Mapping[str, object]) -> dict[str, Tensor]:
+    """Room for the states of this process's generators, where as many processes wrote them as there are now."""
+    writers = {name.split(".")[1] for name in stored if name.startswith("random.")}
+    if len(writers) != dist.get_world_size():
+        return {}
+    mine = [name for name in stored if name.startswith(f"random.{dist.get_rank()}.")]
+    return {name: torch.empty(stored[name].size, dtype=stored[name].properties.dtype) for name in mine}
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _sharded(tensors: Mapping[str, Tensor], mesh: DeviceMesh, classes: int) -> dict[str, Tensor]:
+    """The same tensors with class centres and what belongs to them as rows of one matrix over all processes."""
+    local = tensors[ROWS].shape
+    whole = torch.Size((classes, local[1]))
+
+    def place(name: str, value: Tensor) -> Tensor:
+        value = value.detach()
+        if ROWS not in name or value.shape != local:
+            return value
+        return DTensor.from_local(value, mesh, [Shard(0)], run_check=False, shape=whole, stride=(whole[1], 1))
+
+    return {name: place(name, value) for name, value in tensors.items()}

@@ -1,0 +1,87 @@
+"""Which moments of a run are kept: when a checkpoint is due, what came of it, which one is the best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from easydict import EasyDict
+
+from recognition import checkpoint
+from recognition.checkpoint import Best, Outcome, Saver, State
+from recognition.learner import Learner
+from recognition.logs import Logs
+
+
+class Keeper:
+    """The checkpoints of one run, by all processes together.
+
+    saved_update: of the last checkpoint begun, -1 before the first. failed: one could not be written, and
+    train.on_save_error says stop.
+    """
+
+    def __init__(self, settings: EasyDict, folder: Path, logs: Logs, update: int) -> None:
+        """settings: the section config.train. update: where the run starts."""
+        self.settings, self.folder, self.logs = settings, folder, logs
+        self.best = checkpoint.read_best(folder, update)
+        best = None if self.best is None else self.best.step
+        self.saver = Saver(folder, keep=settings.keep, asynchronous=settings.async_save, best=best)
+        self.saved_update, self._saved_at, self.failed = -1, time.monotonic(), False
+
+    def late(self) -> bool:
+        """Whether train.save_every_minutes have passed, by this process's clock."""
+        minutes = self.settings.save_every_minutes
+        return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def save(self, learner: Learner, state: State) -> None:
+        """Begin a checkpoint. None is made of weights whose last update had to be skipped."""
+        update = state.update
+        if learner.guard.in_a_row:
+            self.logs.say(f"no checkpoint of update {update}: it was skipped, and the weights may be the reason")
+            return
+        self.wait()
+        learner.share_statistics()
+        self.saver.save(update, learner.model, learner.classifier, learner.optimizer, state.as_dict())
+        self.saved_update, self._saved_at = update, time.monotonic()
+
+    def look(self) -> None:
+        """Tell what came of a save, where one has ended since."""
+        self._heed(self.saver.take())
+
+    def wait(self) -> None:
+        """The same after the end of the one under way."""
+        self._heed(self.saver.wait())
+
+    def compare(self, update: int, value: float, figure: str, save: Callable[[], None]) -> None:
+        """Keep the checkpoint of the best evaluation so far, and that this one was made.
+
+        figure: what `value` is, as evaluation.best names it. save: begins a checkpoint of this update.
+        """
+        before = self.best if self.best is not None and self.best.figure == figure else None
+        better = before is None or value > before.value
+        if better and self.saved_update != update:
+            save()
+        self.wait()
+        if better and checkpoint.path_of(self.folder, update).is_dir():
+            before = Best(update, update, value, figure)
+        elif before is None:  # nothing could be kept yet
+            before = Best(update, -1, float("-inf"), figure)
+        self.best = Best(update, before.step, before.value, figure)
+        self.saver.best = self.best.step
+        if self.logs.speaks:
+            with self.logs.going_on(f"the evaluation of update {update} will be made again by a resumed run"):
+                self.best.write(self.folder)
+
+    def close(self) -> None:
+        """Wait, and let go of the process group."""
+        self.saver.close()
+
+    def _heed(self, outcome: Outcome | None) -> None:
+        if outcome is None:
+            return
+        if outcome.path is not None:
+            self.logs.say(f"saved {outcome.path}")
+        for text in filter(None, (outcome.problem, outcome.warning)):
+            self.logs.say(f"WARNING: {text}")
+        self.failed = bool(outcome.problem) and self.settings.on_save_error == "stop"

@@ -1,0 +1,131 @@
+"""What learns: network, classifier, objectives, optimizer. From a batch to a loss, from losses to a step."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import torch.distributed as dist
+from easydict import EasyDict
+from torch import Tensor
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+from torch.nn.parallel import DistributedDataParallel
+
+from recognition.config import arguments
+from recognition.data.records import Records
+from recognition.distributed import World, gather
+from recognition.margins import MARGINS
+from recognition.model import assemble
+from recognition.non_finite import NonFiniteGuard
+from recognition.objectives import OBJECTIVES
+from recognition.optim import build_optimizer
+from recognition.partial_fc import LabelError, PartialFC
+from recognition.types import Batch, ObjectiveContext
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Learner:
+    """Everything of a run that has weights or is fed by their gradients, on one process of several.
+
+    model: FaceModel; network: the same within DDP where anything of it is trained. score: quality of the last batch.
+    """
+
+    def __init__(self, config: EasyDict, records: Records, world: World, counts: list[int]) -> None:
+        """counts: images of each process in a micro-step."""
+        if config.train.precision not in AUTOCAST:
+            raise ValueError(f"config.train.precision is '{config.train.precision}'; it must be one of {[*AUTOCAST]}")
+        self.config, self.records, self.world, self.counts = config, records, world, counts
+        self.autocast_dtype = AUTOCAST[config.train.precision]
+        assembled = assemble(config)
+        self.model, self.attached = assembled.model.to(world.device), assembled.report
+        self.objectives = torch.nn.ModuleList(
+            OBJECTIVES.create(chosen.name, **arguments(chosen, "objectives")) for chosen in config.objectives
+        ).to(world.device)
+        if any(p.requires_grad for p in self.objectives.parameters()):
+            raise ValueError("config.objectives: an objective has trainable parameters, which no optimizer would reach")
+        self.classifier = PartialFC(
+            self.model.backbone.embedding_size,
+            records.num_classes,
+            MARGINS.create(config.margin.name, **arguments(config.margin, "margin")),
+            sample_rate=config.classifier.sample_rate,
+            seed=config.run.seed,
+            filter_threshold=config.classifier.filter_threshold,
+        ).to(world.device)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        if config.train.compile:
+            self.model.compile()
+        self.model.train()
+        self.network = self.model
+        if self.trained:  # statistics of a frozen base stand still, so there is nothing to broadcast
+            self.network = DistributedDataParallel(self.model, forward_sync_buffers=not self.model.frozen_base)
+        self.optimizer = build_optimizer(config, self.model, self.classifier, assembled.adapter)
+        self.classifier.bind(self.optimizer)
+        self.scaler = ShardedGradScaler(world.device.type, enabled=config.train.precision == "fp16")
+        self.guard = NonFiniteGuard(self.model, self.classifier, config.train.non_finite_limit)
+        self.score: Tensor | None = None
+
+    def backward(self, batch: Batch, update: int, *, last: bool) -> Tensor:
+        """Gradients of one micro-step are added to those there are. last: of its update. Returns its share, ()."""
+        alone = self.network is self.model
+        with contextlib.nullcontext() if last or alone else self.network.no_sync():
+            loss = self.loss(batch, update) / self.config.optim.accumulate
+            self.scaler.scale(loss).backward()
+        return loss.detach()
+
+    def loss(self, batch: Batch, update: int) -> Tensor:
+        """Classifier, objectives and the layers' auxiliary losses on one batch of this process, ()."""
+        self.score = self.model.score(batch.image) if batch.score is None else batch.score
+        on = self.autocast_dtype is not None
+        with torch.autocast(self.world.device.type, dtype=self.autocast_dtype, enabled=on):
+            embedding, auxiliary = self.network(batch.image, self.score)
+        embedding = embedding.float()
+        try:
+            loss = self.classifier(embedding, batch.label, score=self.score, counts=self.counts, step=update)
+        except LabelError as error:
+            indices = [self.records.index_of(*batch.key[row].tolist()) for row in error.rows]
+            places = ", ".join(map(self.records.where, indices)) or "the records of another process"
+            raise ValueError(f"{error}; in {places}") from None
+        if self.objectives:
+            loss = loss + self._objectives_loss(embedding, batch, update)
+        return loss + auxiliary
+
+    def gradient_norm(self) -> Tensor:
+        """Norm of the network's gradients, (), before they are clipped to optim.clip."""
+        self.scaler.unscale_(self.optimizer)
+        return torch.nn.utils.clip_grad_norm_(self.trained, self.config.optim.clip or float("inf"))
+
+    def step(self) -> None:
+        """Move the weights."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.guard.passed()
+
+    def skip(self) -> None:
+        """Leave weights and statistics as they were before this update; a loss scale shrinks."""
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.guard.skipped()
+
+    def hopeless(self) -> bool:
+        """Whether so many updates were skipped in a row that the run should end.
+
+        Overflows of fp16 are ordinary until the loss scale, which they halve, has come down to 1.
+        """
+        shrinking = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        return self.guard.in_a_row >= self.guard.limit and not shrinking
+
+    def share_statistics(self) -> None:
+        """Give every process the main one's buffers: DDP does so at the next training forward only."""
+        if not self.model.frozen_base:
+            for buffer in self.model.buffers():
+                dist.broadcast(buffer, 0)
+
+    def _objectives_loss(self, embedding: Tensor, batch: Batch, update: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.config.run.seed * 1_000_003 + update)
+        score = None if self.score is None else gather(self.score, self.counts)
+        context = ObjectiveContext(batch, score, generator, self.network)
+        everyone, label = gather(embedding, self.counts), gather(batch.label, self.counts)
+        weights = [chosen.get("weight", 1.0) for chosen in self.config.objectives]
+        return sum(w * o(everyone, label, context) for w, o in zip(weights, self.objectives, strict=True))
