@@ -2,6 +2,7 @@
 
   python tools/benchmark.py loader
   python tools/benchmark.py loader --records data/faces/train.rec --workers 1 2 4 --batch 128
+  python tools/benchmark.py checkpoint --mib 256
 
 A row is the median of --repeats measurements of --seconds each, taken in turn with all other rows, so that a busy
 machine slows them alike; each starts anew and warms up first. `of limit` compares the medians.
@@ -46,7 +47,15 @@ def loader_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
+def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mib", type=int, default=64, help="class centres and momentum (default: %(default)s)")
+    parser.add_argument("--folder", help="where to write (default: the system's temporary folder)")
+
+
 SUBJECTS = {
+    "checkpoint": Subject(
+        "MiB/s of saving, and of what training waits for", "MiB", "recognition.checkpoint.bench", checkpoint_arguments
+    ),
     "loader": Subject(
         "images/s of the loaders and of the bare decoders", "images", "recognition.data.bench", loader_arguments
     ),

@@ -6,7 +6,6 @@ keeps, random.<process>.* its generators. Class centres, and what is kept of the
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,8 +48,6 @@ def write(tensors: Mapping[str, Tensor], folder: Path, classes: int, group: dist
     state = _sharded(tensors, DeviceMesh.from_group(group, "cpu"), classes)
     storage = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     dcp.save(state, storage_writer=storage, process_group=group)
-    del state
-    gc.collect()  # no DTensor may outlive the process group
     return sorted(folder.glob(f"shard-{dist.get_rank() + 1:05d}-*"))
 
 
@@ -82,7 +79,6 @@ def read(folder: Path, model: FaceModel, classifier: PartialFC, optimizer: Optim
     adapters.load(model.backbone, _under(wanted, NETWORK))
     if states := _under(wanted, f"random.{dist.get_rank()}."):
         random_state.restore(states)
-    gc.collect()
 
 
 def network(folder: Path) -> dict[str, Tensor]:

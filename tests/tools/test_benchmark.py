@@ -54,6 +54,15 @@ def test_without_records_it_paints_faces(capsys):
     assert "512 images" in capsys.readouterr().out
 
 
+def test_saving_has_its_rows_and_leaves_nothing(tmp_path, capsys):
+    quick = ["--repeats", "1", "--seconds", "0.01", "--warm-up", "0", "--mib", "1", "--folder", str(tmp_path)]
+    assert benchmark.main(["checkpoint", *quick]) == 0
+    about, _, _, _, *rows = capsys.readouterr().out.splitlines()
+    assert about.startswith("1 MiB: 256 class centres") and len(rows) == 4
+    assert "what training waits for" in rows[1] and "all of a save" in rows[3]
+    assert not list(tmp_path.iterdir())
+
+
 def test_table_compares_medians():
     rates = {"bare": [100.0, 400.0, 200.0], "loader": [50.0, 10.0, 60.0]}
     text = benchmark.table(rates, {"bare": "bare", "loader": "bare"}, "images")
