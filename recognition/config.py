@@ -33,6 +33,7 @@ LEAST = {
     "train.save_every_updates": 0,
     "train.save_every_minutes": 0,
     "train.non_finite_limit": 1,
+    "train.timeout_minutes": 0.01,
     "evaluation.batch_size": 1,
     "evaluation.bootstrap": 0,
     "evaluation.every": 0,
@@ -181,10 +182,10 @@ def _limit_faults(config: EasyDict) -> list[str]:
     faults = []
     for name, least in LEAST.items():
         section, key = name.split(".")
-        if config[section][key] < least:
-            faults.append(f"config.{name} is {config[section][key]}; it must be at least {least}")
-    if config.schedule.epochs <= 0:
-        faults.append(f"config.schedule.epochs is {config.schedule.epochs:g}; it must be above 0")
+        if not least <= config[section][key] < float("inf"):  # NaN neither
+            faults.append(f"config.{name} is {config[section][key]}; it must be at least {least}, and finite")
+    if not 0 < config.schedule.epochs < float("inf"):
+        faults.append(f"config.schedule.epochs is {config.schedule.epochs:g}; it must be above 0, and finite")
     return faults
 
 

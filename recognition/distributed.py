@@ -56,7 +56,12 @@ def start(device: str = "auto", timeout_minutes: float = 30.0, deterministic: bo
         torch.backends.cudnn.allow_tf32 = False  # torch's default rounds "fp32" convolutions to 10 bits
     # gloo beside nccl: processes agree on flags and texts, which lie in the CPU's memory
     backend, limit = "cpu:gloo,cuda:nccl" if on_cuda else "gloo", timedelta(minutes=timeout_minutes)
-    if "RANK" in os.environ:
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # torchrun keeps one store over all its restarts: without a prefix, addresses of dead processes are found in it
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=limit)
+        store = dist.PrefixStore(f"attempt_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        dist.init_process_group(backend, store=store, rank=global_rank, world_size=world_size, timeout=limit)
+    elif "RANK" in os.environ:
         dist.init_process_group(backend, timeout=limit)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=limit)

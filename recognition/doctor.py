@@ -134,7 +134,7 @@ def checkpoints_to_come(trainer: Trainer) -> int:
     if settings.keep:
         there = len(checkpoint.complete(trainer.run / "checkpoints")) if trainer.resumed_from is not None else 0
         return max(2, settings.keep + 2 - there)
-    left = trainer.schedule.total - trainer.stored.get("update", 0)
+    left = trainer.schedule.total - (trainer.stored.update if trainer.stored else 0)
     by_epochs = left * trainer.images_per_update / trainer.records.num_images / (settings.save_every or float("inf"))
     by_updates = left / settings.save_every_updates if settings.save_every_updates else 0
     return int(by_epochs) + int(by_updates) + 2

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +56,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the error before it is the one to tell
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: str | Path, what: str) -> Iterator[None]:
+    """Hold a lock file while inside; it is given back however the process ends.
+
+    what: is told where somebody else holds it, such as "runs/demo is being trained". BlockingIOError then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock would live on in forked loader workers
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            raise BlockingIOError(f"{what} already, by {file.read().strip() or 'another process'}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def flush(path: str | Path) -> None:

@@ -55,8 +55,8 @@ def import_set(source: Path, run: Path, config: EasyDict) -> list[str]:
     optimizer = build_optimizer(config, model, classifier, assembled.adapter)
     _give_states(found, config.optim, optimizer, model, classifier)
     state = _state(found, config, fingerprint)
-    path = checkpoint.save(run / "checkpoints", state.update, model, classifier, optimizer, state.as_dict())
     delivery.write_start(run, config, fingerprint)
+    path = checkpoint.save(run / "checkpoints", state.update, model, classifier, optimizer, state.as_dict())
     return [
         f"{path}: {len(found.files)} file(s), {classes:,} classes, {found.epoch} epochs, {found.step:,} batches: "
         f"update {state.update:,}",

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.nn.parallel import DistributedDataParallel
 
+from recognition import random_state
 from recognition.config import arguments
 from recognition.data.records import Records
 from recognition.distributed import World, gather
@@ -20,7 +21,7 @@ from recognition.non_finite import NonFiniteGuard
 from recognition.objectives import OBJECTIVES
 from recognition.optim import build_optimizer
 from recognition.partial_fc import LabelError, PartialFC
-from recognition.types import Batch, ObjectiveContext
+from recognition.types import IMAGE_SIZE, Batch, ObjectiveContext
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -64,6 +65,7 @@ class Learner:
         self.scaler = ShardedGradScaler(world.device.type, enabled=config.train.precision == "fp16")
         self.guard = NonFiniteGuard(self.model, self.classifier, config.train.non_finite_limit)
         self.score: Tensor | None = None
+        self._settle_buckets()
 
     def backward(self, batch: Batch, update: int, *, last: bool) -> Tensor:
         """Gradients of one micro-step are added to those there are. last: of its update. Returns its share, ()."""
@@ -121,6 +123,24 @@ class Learner:
         if not self.model.frozen_base:
             for buffer in self.model.buffers():
                 dist.broadcast(buffer, 0)
+
+    def _settle_buckets(self) -> None:
+        """Let DDP reorder its buckets now, as it does after its first backward, and not after the first update.
+
+        The order of the sums changes with it: a resumed run of three processes and more would add its first update
+        otherwise than the undisturbed one. For two a + b = b + a.
+        """
+        if self.network is self.model or self.world.world_size < 3:
+            return
+        states = random_state.capture()
+        image = torch.zeros(self.counts[self.world.global_rank], 3, IMAGE_SIZE, IMAGE_SIZE, device=self.world.device)
+        on = self.autocast_dtype is not None
+        with torch.autocast(self.world.device.type, dtype=self.autocast_dtype, enabled=on):
+            embedding, auxiliary = self.network(image, self.model.score(image))
+        (0.0 * embedding.float().sum() + 0.0 * auxiliary).backward()
+        self.optimizer.zero_grad()
+        self.guard.put_back()
+        random_state.restore(states)
 
     def _objectives_loss(self, embedding: Tensor, batch: Batch, update: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.config.run.seed * 1_000_003 + update)

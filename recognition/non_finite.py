@@ -27,7 +27,9 @@ class NonFiniteGuard:
     def finite(self, loss: Tensor, gradient_norm: Tensor) -> bool:
         """Whether this process may step. gradient_norm: of the network; class centres are looked at here."""
         values = [loss, gradient_norm, *map(_largest, _gradients(self.classifier.parameters()))]
-        return bool(torch.stack([value.detach().float().reshape(()) for value in values]).isfinite().all())
+        return bool(
+            torch.stack([value.detach().float().reshape(()).to(loss.device) for value in values]).isfinite().all()
+        )
 
     @torch.no_grad()
     def passed(self) -> None:
@@ -36,11 +38,15 @@ class NonFiniteGuard:
         for kept, buffer in zip(self._kept, self._statistics, strict=True):
             kept.copy_(buffer)
 
-    @torch.no_grad()
     def skipped(self) -> None:
         """The update was not made: put the statistics back."""
         self.in_a_row += 1
         self.total += 1
+        self.put_back()
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Statistics as they were after the last update that was made."""
         for kept, buffer in zip(self._kept, self._statistics, strict=True):
             buffer.copy_(kept)
 

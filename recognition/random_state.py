@@ -38,7 +38,17 @@ def capture() -> dict[str, Tensor]:
 
 
 def restore(states: Mapping[str, Tensor]) -> None:
-    """Set the generators to captured states. A run that moves between CPU and CUDA has no state for the new device."""
+    """Set the generators to captured states. A run that moves between CPU and CUDA has no state for the new device.
+
+    ValueError where they are no such states.
+    """
+    try:
+        _restore(states)
+    except (KeyError, TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"these are no states of random generators: {error!r}") from None
+
+
+def _restore(states: Mapping[str, Tensor]) -> None:
     *words, has_spare, spare = states["python"].tolist()
     random.setstate((3, tuple(words), _number(has_spare, spare)))
     *keys, at, has_spare, spare = states["numpy"].tolist()

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,13 +15,14 @@ from easydict import EasyDict
 from torch import Tensor
 
 from recognition import checkpoint, delivery, doctor, plan
-from recognition.checkpoint import SaveError, State
+from recognition.checkpoint import Best, SaveError, State
 from recognition.data.bad_records import OPENING
 from recognition.data.order import SampleOrder
-from recognition.distributed import World, any_process, gather
+from recognition.distributed import World, any_process, gather, gather_json
 from recognition.evaluation import report
 from recognition.evaluation.runner import evaluate, headline, load_results, save_results, scalars
 from recognition.evaluation.sets import open_sets
+from recognition.files import alone, write_atomically
 from recognition.inputs import build_loader, class_means, open_bad_records, open_records, some_images
 from recognition.keeper import Keeper
 from recognition.learner import Learner
@@ -31,6 +33,10 @@ from recognition.random_state import seed_all
 from recognition.signals import StopSignals
 from recognition.types import Batch
 from recognition.weights import sha256
+
+NOT_SAVED = (
+    "a checkpoint could not be written, and train.on_save_error=stop; free space and give the same command again"
+)
 
 
 class Trainer:
@@ -74,10 +80,15 @@ class Trainer:
 
         A signal ends it earlier, with a checkpoint: `stopped_by` then names it.
         """
-        if not self._start():
-            return
+        lock = self.run.with_name(f".{self.run.name}.lock")
+        with alone(lock, f"{self.run} is being trained") if self.world.is_main else contextlib.nullcontext():
+            if self._start():
+                self._train()
+
+    def _train(self) -> None:
         first_step = self.update * self.config.optim.accumulate
-        with self.signals, contextlib.closing(self.loader.batches(first_step)) as batches:
+        self.signals.start()
+        with contextlib.closing(self.loader.batches(first_step)) as batches:
             while self.update < self.schedule.total and not self.stopped_by:
                 loss = self.train_update(batches)
                 self._log(loss)
@@ -87,9 +98,12 @@ class Trainer:
                 if self._due(self.config.evaluation.every) and not last and not self.stopped_by:
                     self.evaluate("during")
         self.keeper.wait()
-        if self.stopped_by:
+        if self.stopped_by:  # signals are watched until this process ends: nobody is to kill it while it does
             self.logs.say(f"stopped by {self.stopped_by} at update {self.update}; the same command continues")
             return
+        self.signals.stop()
+        if self.keeper.failed:
+            raise SaveError(NOT_SAVED)
         self.evaluate("after")
         self.deliver()
 
@@ -124,6 +138,7 @@ class Trainer:
         self.learner.share_statistics()
         results = evaluate(self.learner.model, self.config.evaluation, self.world, sets=self.sets)
         self.results[when] = results
+        value = headline(results, self.config.evaluation.best)
         if self.world.is_main:
             self.logs.scalars({f"{when}/{tag}": v for tag, v in scalars(results).items()}, self.update, line=False)
             for tag, figure in report.figures(self.results).items():
@@ -134,8 +149,7 @@ class Trainer:
             with self.logs.going_on(f"the results of update {self.update} are not kept"):
                 save_results(self.run / "report" / when, results)
         if when != "before":
-            figure = self.config.evaluation.best
-            self.keeper.compare(self.update, headline(results, figure), figure, self.save)
+            self.keeper.compare(self.update, value, self.config.evaluation.best, self.save)
 
     def save(self) -> None:
         """Begin a checkpoint by all processes."""
@@ -149,8 +163,10 @@ class Trainer:
             scaler=self.learner.scaler.state_dict(),
             skipped=self.learner.guard.state_dict(),
             train_seconds=self.meter.seconds,
+            best=None if self.keeper.best is None else asdict(self.keeper.best),
         )
-        self.keeper.save(self.learner, state)
+        last = bool(self.stopped_by) or self.update == self.schedule.total
+        self.keeper.save(self.learner, state, last=last)
 
     def deliver(self) -> None:
         """Write what the training made, adapter or whole backbone, and the report."""
@@ -201,10 +217,17 @@ class Trainer:
         if self.world.is_main:
             if not (self.run / "config.json").is_file():
                 delivery.write_start(self.run, self.config, self.records.fingerprint())
+            write_atomically(self.run / checkpoint.LAUNCH, checkpoint.launch())
             self.logs.say("\n".join(plan.describe(self)))
             if later := checkpoint.tidy(folder, self.update):
                 self.logs.say(f"set aside {len(later)} later checkpoint(s) of {folder}")
-        self.keeper = Keeper(self.config.train, folder, self.logs, self.update)
+        self.keeper = Keeper(
+            self.config.train,
+            folder,
+            self.logs,
+            best=self._best_until_now(),
+            saved_update=self.update if continues else -1,
+        )
         if self.bad_records is not None:
             self._open_bad_records(self.update * self.images_per_update if continues else OPENING)
         if self.resumed_from is not None:
@@ -218,6 +241,14 @@ class Trainer:
         if self.config.evaluation.at_start:
             self.evaluate("before")
         return True
+
+    def _best_until_now(self) -> Best | None:
+        """As the main process finds it, once it has set aside what is not of this run."""
+        best = None
+        if self.world.is_main and self.stored is not None:
+            best = checkpoint.best_at(self.run / "checkpoints", self.update, self.stored.best)
+        found = gather_json(None if best is None else asdict(best))[0]
+        return None if found is None else Best(**found)
 
     def _open_bad_records(self, position: int) -> None:
         """List what was left out at opening, and forget what a run that ended met at `position` or later."""
@@ -239,7 +270,8 @@ class Trainer:
             self.logs.say("WARNING: the checkpoint does not say which records it was trained on")
         saved = sorted((self.run / "report").glob("*/results.json"), key=lambda path: path.stat().st_mtime)
         self.results = {path.parent.name: load_results(path.parent) for path in saved}
-        complete = self.update >= self.schedule.total and (self.run / delivery.MODEL).is_file()
+        delivered = gather_json((self.run / delivery.MODEL).is_file())[0]
+        complete = self.update >= self.schedule.total and delivered
         if complete:
             self.logs.say("the run is complete; train.resume=never starts it anew")
         elif self._due(self.config.evaluation.every) and self.update < self.schedule.total:
@@ -260,7 +292,7 @@ class Trainer:
         )
         self.stopped_by = "SIGTERM" if term else "SIGINT" if interrupt else ""
         if failed:
-            raise SaveError("a checkpoint could not be written, and train.on_save_error=stop; free space and go on")
+            raise SaveError(NOT_SAVED)
         return not bad
 
     def _skipped(self, loss: Tensor, keys: list[Tensor]) -> None:
@@ -275,6 +307,8 @@ class Trainer:
                 f"{values['gradient_norm']}; {guard.in_a_row} in a row; its records are in metrics.jsonl"
             )
         if self.learner.hopeless():
+            if self.keeper is not None:
+                self.keeper.wait()  # all raise together: one under way can be completed
             raise RuntimeError(
                 f"{guard.in_a_row} updates in a row had a loss or gradient that is not finite, the last one is "
                 f"{self.update} (records [shard, key], the first ones: {everyone[:4]}); lower optim.lr, set optim.clip "

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 
 from recognition import config as settings
 from recognition.registry import KINDS, registry_of
@@ -42,9 +43,18 @@ def list_plugins() -> str:
     return "\n".join(lines)
 
 
+def leave(code: int) -> int:
+    """Of several processes, end this one now: a thread that still waits for the others would abort it at exit."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Runs the recipe. Returns 0; 1 where a dry run found the machine unfit; 2 where settings or files cannot be used;
-    what recognition.signals says of a run that was stopped.
+    """Runs the recipe. Returns 0; 1 where a dry run found the machine unfit, or the run cannot go on; 2 where settings
+    or files cannot be used; 3 where another process was lost; what recognition.signals says of a run that was stopped.
     """
     arguments = parse(argv)
     if arguments.list:
@@ -60,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         if speaks:
             print(f"{arguments.recipe}: {error}", file=sys.stderr)
         return 2
+
+    import torch.distributed
 
     from recognition import distributed
     from recognition.signals import exit_code
@@ -78,7 +90,14 @@ def main(argv: list[str] | None = None) -> int:
         trainer.close()
     except (ValueError, OSError, ImportError) as error:
         print(f"{arguments.recipe}: process {rank}: {error}", file=sys.stderr, flush=True)  # only one may know it
-        return 2
+        return leave(2)
+    except RuntimeError as error:
+        if "gloo" not in str(error) and not isinstance(error, torch.distributed.DistBackendError):
+            traceback.print_exc()
+            return leave(1)
+        lost = "another process is gone or out of reach; the same command continues from the newest checkpoint"
+        print(f"{arguments.recipe}: process {rank}: {lost} ({error})", file=sys.stderr, flush=True)
+        return leave(3)
     trainer = None  # nothing may hold the process group when it stops
     distributed.stop()
     return exit_code(stopped_by) if healthy else 1

@@ -5,10 +5,13 @@ manifest.json with sizes and SHA-256. Nothing in it is ever unpickled.
 """
 
 from recognition.checkpoint.folder import (
+    LAUNCH,
     Best,
     State,
+    best_at,
     check,
     complete,
+    launch,
     newest,
     path_of,
     read_best,
@@ -22,14 +25,17 @@ from recognition.checkpoint.saver import Outcome, SaveError, Saver, save
 from recognition.checkpoint.tensors import network, read
 
 __all__ = [
+    "LAUNCH",
     "Best",
     "DamagedError",
     "Outcome",
     "SaveError",
     "Saver",
     "State",
+    "best_at",
     "check",
     "complete",
+    "launch",
     "network",
     "newest",
     "path_of",

@@ -6,8 +6,11 @@ step_000000120 is a checkpoint of update 120; a name with a dot in front is unfi
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
+import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +20,13 @@ from easydict import EasyDict
 from recognition import distributed
 from recognition.checkpoint.manifest import MANIFEST, DamagedError, verify
 from recognition.config import differences, from_json
-from recognition.files import write_atomically
+from recognition.files import flush, write_atomically
 
 STATE = "state.json"
 BEST = "best.json"
+LAUNCH = "launch.txt"  # of a run: which torchrun began it
+NAME = re.compile(r"step_\d{9,}")
+MOST_IMAGES = 2**24  # of a micro-step, far beyond any machine
 # settings that a continued run may change; all others make it another run
 FREE = (
     "run.root", "run.name", "needs", "evaluation", "data.batch_size", "data.loader", "data.workers",
@@ -43,6 +49,7 @@ class State:
     scaler: dict  # state of the loss scaling
     skipped: dict  # updates skipped, as non_finite counts them
     train_seconds: float
+    best: dict | None = None  # the best of the evaluations until then
     imported: dict | None = None  # where a converted checkpoint comes from
 
     def as_dict(self) -> dict:
@@ -54,12 +61,14 @@ def read_state(path: Path) -> State:
     """The state in a checkpoint's folder. ValueError where it is none."""
     try:
         state = State(**json.loads((path / STATE).read_text()))
-        whole = min(state.update, state.position, state.train_seconds) >= 0 < state.global_batch
-        for part, kind in ((state.fingerprint, str), (state.base_sha256, str), (state.scaler, dict)):
-            whole = whole and isinstance(part, kind)
-        if not whole or not all(isinstance(state.skipped[key], int) for key in ("in_a_row", "total")):
+        numbers = (state.update, state.position, state.skipped["in_a_row"], state.skipped["total"])
+        whole = all(type(number) is int and number >= 0 for number in numbers) and state.update == step_of(path)
+        whole &= type(state.global_batch) is int and 0 < state.global_batch <= MOST_IMAGES
+        whole &= math.isfinite(state.train_seconds) and isinstance(state.scaler, dict)
+        whole &= isinstance(state.fingerprint, str) and isinstance(state.base_sha256, str)
+        if not whole:
             raise ValueError("a value cannot be as it is")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path / STATE} is no state of a run: {error}") from None
     return state
 
@@ -78,20 +87,32 @@ class Best:
         write_atomically(folder / BEST, json.dumps(asdict(self), indent=2) + "\n")
 
 
-def read_best(folder: Path, until: int | None = None) -> Best | None:
-    """The best of the evaluations up to an update; None where there was none, or where they were made later.
-
-    ValueError where the file is not what write() makes.
-    """
+def read_best(folder: Path) -> Best | None:
+    """What folder/best.json says; None where there was no evaluation. ValueError where it is not what write() makes."""
     path = folder / BEST
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text())
-        best = Best(int(found["evaluated"]), int(found["step"]), float(found["value"]), str(found["figure"]))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        return as_best(json.loads(path.read_text()))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it, and the next evaluation is the best") from None
-    return best if until is None or best.evaluated <= until else None
+
+
+def as_best(found: dict) -> Best:
+    """From its fields. ValueError, TypeError, KeyError or OverflowError where they are none."""
+    best = Best(int(found["evaluated"]), int(found["step"]), float(found["value"]), str(found["figure"]))
+    if math.isnan(best.value):
+        raise ValueError("its value is no number")
+    return best
+
+
+def best_at(folder: Path, update: int, stored: dict | None) -> Best | None:
+    """The best at a resume: of the evaluation that followed the checkpoint of `update`, or what that one stored."""
+    best = read_best(folder)
+    if best is None or best.evaluated != update:
+        best = None if stored is None else as_best(stored)
+    kept = best is not None and (best.step < 0 or path_of(folder, best.step).is_dir())
+    return best if kept else None
 
 
 def step_of(path: Path) -> int:
@@ -106,7 +127,8 @@ def path_of(folder: Path, step: int) -> Path:
 
 def complete(folder: Path) -> list[Path]:
     """The checkpoints with a manifest, oldest first."""
-    return sorted(path.parent for path in folder.glob(f"step_*/{MANIFEST}"))
+    found = [path.parent for path in folder.glob(f"step_*/{MANIFEST}") if NAME.fullmatch(path.parent.name)]
+    return sorted(found, key=step_of)
 
 
 def newest(folder: Path) -> Path | None:
@@ -134,15 +156,24 @@ def tidy(folder: Path, step: int) -> list[Path]:
     """Make the checkpoint of `step` the newest: remove what is unfinished, set later ones aside. Returns those."""
     for path in folder.glob(".step_*"):
         shutil.rmtree(path, ignore_errors=True)
-    later = [path for path in sorted(folder.glob("step_*")) if step_of(path) > step]
+    later = [path for path in folder.glob("step_*") if NAME.fullmatch(path.name) and step_of(path) > step]
     if later:
         number = 1
         while (aside := folder / f"set_aside_{number}").exists():
             number += 1
         aside.mkdir()
-        for path in later:
+        for path in sorted(later, key=step_of, reverse=True):  # after a kill the rest is still the past of what is left
             path.rename(aside / path.name)
-    return later
+        flush(folder)
+    return sorted(later)
+
+
+def recover(folder: Path) -> None:
+    """Give back its name to a checkpoint whose replacement by a newer one of the same update was cut off."""
+    for path in folder.glob(".step_*.replaced"):
+        final = path.with_name(path.name.removeprefix(".").removesuffix(".replaced"))
+        if NAME.fullmatch(final.name) and (path / MANIFEST).is_file() and not final.exists():
+            path.rename(final)
 
 
 def to_resume(config: EasyDict, run: Path, fingerprint: str, base: str) -> tuple[Path | None, State | None]:
@@ -162,7 +193,12 @@ def to_resume(config: EasyDict, run: Path, fingerprint: str, base: str) -> tuple
     if any(seen := distributed.gather_json(not path.is_dir())):
         raise ValueError(f"process {seen.index(True)} does not see {path}: run.root has to be a folder of all machines")
     check(path)
-    saved = from_json(path.parents[1] / "config.json")
+    settings = path.parents[1] / "config.json"
+    if not settings.is_file():
+        raise ValueError(
+            f"{path} lies in no run: there is no {settings}; put it back, or start anew with train.resume=never"
+        )
+    saved = from_json(settings)
     told = {key: value for key, value in saved.backbone.items() if key not in config.backbone}
     config.backbone.update(told)  # by the card of the base weights, when the run began
     if changed := differences(config, saved, FREE):
@@ -196,8 +232,23 @@ def check(path: Path) -> None:
         raise DamagedError(f"{found[0]}; {_before(path)}")
 
 
+def started_by_this_torchrun(run: Path) -> bool:
+    """Whether this process was started again by the torchrun that began the run: it continues, whatever resume says."""
+    path = run / LAUNCH
+    return bool(launch()) and path.is_file() and path.read_text() == launch()
+
+
+def launch() -> str:
+    """The torchrun that started this process, by machine, process and its start; "" without one."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return ""
+    stat = Path(f"/proc/{os.getppid()}/stat")
+    began = stat.read_text().rpartition(")")[2].split()[19] if stat.is_file() else ""
+    return f"{socket.gethostname()} {os.getppid()} {began}\n"
+
+
 def _before(path: Path) -> str:
-    older = [other for other in complete(path.parent) if other.name < path.name]
+    older = [other for other in complete(path.parent) if step_of(other) < step_of(path)]
     if not older:
         return "there is no checkpoint before it; start anew with train.resume=never"
     return f"the one before it can be continued: train.resume={older[-1]}"
@@ -207,9 +258,9 @@ def _choose(wanted: str, run: Path) -> Sequence[str | None]:
     """(path or None, what is wrong) on the main process; nothing on the others."""
     if distributed.global_rank():
         return None, ""
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    recover(run / "checkpoints")
     mine = newest(run / "checkpoints")
-    if wanted == "auto" or (again and mine):  # torchrun's restart continues what it restarts
+    if wanted == "auto" or (mine and started_by_this_torchrun(run)):
         return (str(mine) if mine else None), ""
     if wanted == "never":
         return None, ""

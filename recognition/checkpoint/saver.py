@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
@@ -42,12 +43,15 @@ class Saver:
 
     folder: of all checkpoints. keep: newest ones that stay, 0 = all. asynchronous: save() returns once everything is
     copied to the CPU's memory, and a thread writes; it has a process group of its own.
-    best: update whose checkpoint stays as well.
+    best: update whose checkpoint stays as well. timeout: of the thread's collectives.
     """
 
-    def __init__(self, folder: Path, *, keep: int, asynchronous: bool, best: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, keep: int, asynchronous: bool, best: int | None = None, timeout: timedelta | None = None
+    ) -> None:
         self.folder, self.keep, self.asynchronous, self.best = folder, keep, asynchronous, best
-        self._group = dist.new_group(backend="gloo") if asynchronous and dist.get_world_size() > 1 else None
+        together = asynchronous and dist.get_world_size() > 1
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if together else None
         self._thread: threading.Thread | None = None
         self._result: Outcome | BaseException | None = None
 
@@ -122,6 +126,7 @@ def write(
         if _is_main():
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
+            flush(folder.parent)
 
     def write_tensors() -> dict[str, list]:
         files = stored.write(copies, unfinished, classes, group)
@@ -159,8 +164,8 @@ def _together(action: Callable[[], object], group: dist.ProcessGroup | None) -> 
         result = action()
     except CheckpointException as error:
         problem = f"{stored.first_cause(error)}"
-    except OSError as error:
-        problem = f"{error}"
+    except (OSError, RuntimeError, MemoryError) as error:
+        problem = f"{error}" or type(error).__name__
     outcomes = gather_json([result, problem], group)
     if problems := [text for _, text in outcomes if text]:
         raise SaveError(problems[0])

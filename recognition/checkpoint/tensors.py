@@ -152,7 +152,7 @@ def _sharded(tensors: Mapping[str, Tensor], mesh: DeviceMesh, classes: int) -> d
 
     def place(name: str, value: Tensor) -> Tensor:
         value = value.detach()
-        if ROWS not in name or value.shape != local:
+        if not name.startswith((ROWS, f"optimizer.{ROWS}.")) or value.shape != local:
             return value
         return DTensor.from_local(value, mesh, [Shard(0)], run_check=False, shape=whole, stride=(whole[1], 1))
 

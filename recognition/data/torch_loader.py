@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -98,7 +99,7 @@ class TorchLoader:
         iterator = iter(loader)
         # torch ends workers when the iterator is collected. A traceback may hold it until the interpreter exits, and
         # multiprocessing then kills the workers, which torch reports as a failure. No public name does it sooner.
-        end = iterator._shutdown_workers if self.workers else _nothing
+        end = partial(_end_workers, iterator) if self.workers else _nothing
         atexit.register(end)
         try:
             for found in iterator:
@@ -112,6 +113,13 @@ class TorchLoader:
 
 def _nothing() -> None:
     pass
+
+
+def _end_workers(iterator: object) -> None:
+    iterator._shutdown_workers()
+    for worker in iterator._workers:
+        if worker.is_alive():  # torch asks and then terminates, which they ignore
+            worker.kill()
 
 
 @dataclass(slots=True)
@@ -169,4 +177,4 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

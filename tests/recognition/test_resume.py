@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from recognition import checkpoint
+from recognition import checkpoint, distributed
 from tests.launch import run_processes
-from tests.training import QUIET, recipe_with_base, relative, train, train_and_kill, until
+from tests.training import QUIET, recipe_with_base, relative, run_trainer, train, train_and_kill, until
 
 EVERY_UPDATE = ("train.save_every_updates=1", "train.save_every=0.0", "train.log_every=1")
 COMMON = ("schedule.epochs=2.0", "optim.name=sgd", "optim.lr=0.05", *EVERY_UPDATE, *QUIET)
@@ -62,11 +62,12 @@ def test_a_killed_run_goes_on_bit_for_bit_at_any_update(recipe, variant):
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_killed_goes_on_bit_for_bit(recipe):
-    common = (*COMMON, "adapter.name=full", "data.batch_size=3")
-    straight = run_processes(2, until, recipe, (*common, "run.name=straight"), None, None)
-    train_and_kill(2, recipe, (*common, "run.name=broken"), 7)
-    resumed = run_processes(2, until, recipe, (*common, "run.name=broken"), None, None)
+@pytest.mark.parametrize("processes", [2, 3])  # for two, sums in any order are the same
+def test_a_run_of_several_processes_killed_goes_on_bit_for_bit(recipe, processes):
+    common = (*COMMON, "adapter.name=full", f"data.batch_size={6 // processes}")
+    straight = run_processes(processes, until, recipe, (*common, "run.name=straight"), None, None)
+    train_and_kill(processes, recipe, (*common, "run.name=broken"), 7)
+    resumed = run_processes(processes, until, recipe, (*common, "run.name=broken"), None, None)
     for one, two in zip(straight, resumed, strict=True):
         assert_same(one, two)
         assert all(two.keys[update] == one.keys[update] for update in two.keys)
@@ -179,10 +180,13 @@ def test_never_starts_anew_and_keeps_the_old_run_but_a_restart_by_torchrun_goes_
     runs = recipe.parent / "runs"
     assert (runs / "small.1" / "checkpoints").is_dir()
     shutil.rmtree(runs / "small" / "model")
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    capsys.readouterr()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # under torchrun, which is to be this process's parent
     train(recipe, *common, "train.resume=never")
-    assert "continuing" in capsys.readouterr().out and not (runs / "small.2").exists()
+    assert (runs / "small.2").is_dir()
+    shutil.rmtree(runs / "small" / "model")
+    capsys.readouterr()
+    train(recipe, *common, "train.resume=never")  # it starts the same worker again
+    assert "continuing" in capsys.readouterr().out and not (runs / "small.3").exists()
 
 
 def test_another_runs_checkpoint_starts_a_run_of_its_own(recipe, capsys):
@@ -203,3 +207,45 @@ def test_a_checkpoint_that_is_not_there_is_an_error(recipe):
     for wanted in ("nowhere", str(recipe.parent), str(recipe)):
         with pytest.raises(ValueError, match="no complete checkpoint"):
             train(recipe, f"train.resume={wanted}", *QUIET)
+
+
+def test_two_of_a_name_do_not_train_at_once(recipe):
+    import subprocess
+    import sys
+
+    lock = recipe.parent / "runs" / ".small.lock"
+    hold = f"from recognition.files import alone\nwith alone({str(lock)!r}, 'x'): print('held', flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(BlockingIOError, match=rf"is being trained already, by process {other.pid} on"):
+        train(recipe, "adapter.name=lora", *QUIET)
+    assert not (recipe.parent / "runs" / "small").exists()
+    other.kill()  # it gives the lock back by dying
+    other.communicate()
+    train(recipe, "adapter.name=lora", "schedule.epochs=0.2", *QUIET)
+
+
+def test_the_best_checkpoint_outlives_a_kill_between_two_saves(recipe, monkeypatch):
+    import recognition.trainer as engine
+
+    figures = iter([0.9, 0.5, 0.6, 0.5, 0.6, 0.55])  # of updates 3, 5, 8; after the kill 5 again, 8, 10
+    monkeypatch.setattr(engine, "evaluate", lambda *_, **__: {})
+    monkeypatch.setattr(engine, "save_results", lambda *_: None)
+    monkeypatch.setattr(engine.report, "write_report", lambda *_: "")
+    monkeypatch.setattr(engine.report, "figures", lambda _: {})
+    monkeypatch.setattr(engine, "headline", lambda results, figure: next(figures))
+    overrides = ("adapter.name=lora", "schedule.epochs=2.0", "train.keep=1", "evaluation.every=0.5")
+    overrides = (*overrides, "evaluation.at_start=False")
+
+    def die(trainer):
+        if trainer.update == 9:
+            raise KeyboardInterrupt
+
+    world = distributed.start("cpu")
+    with pytest.raises(KeyboardInterrupt):
+        run_trainer(recipe, *overrides, world=world, at=die)
+    folder = recipe.parent / "runs" / "small" / "checkpoints"
+    run_trainer(recipe, *overrides, world=world)
+    distributed.stop()
+    assert [checkpoint.step_of(path) for path in checkpoint.complete(folder)] == [3, 10]
+    assert checkpoint.read_best(folder).step == 3

@@ -95,29 +95,6 @@ def forget_all_but_the_first_checkpoint(run):
     return int(first.name.removeprefix("step_"))
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        (),
-        ("adapter.name=dual_lora", "optim.accumulate=2", "train.precision=bf16"),
-        ("adapter.name=lora", "adapter.dropout=0.2", "classifier.sample_rate=0.5", "optim.name=adamw"),
-    ],
-)
-def test_resuming_at_an_epochs_end_gives_the_undisturbed_run(recipe, overrides):
-    common = ("schedule.epochs=4.0", "optim.name=sgd", "optim.lr=0.05", "train.keep=0", *QUIET, *overrides)
-    straight, straight_losses = train(recipe, "run.name=straight", *common)
-    train(recipe, "run.name=broken", *common)
-    run = recipe.parent / "runs" / "broken"
-    first = forget_all_but_the_first_checkpoint(run)
-    (run / "metrics.jsonl").write_text("")
-    resumed, losses = train(recipe, "run.name=broken", *common)
-    assert min(losses) == first + 1
-    assert all(losses[update] == straight_losses[update] for update in losses)
-    assert straight.keys() == resumed.keys()
-    compared = [name for name in straight if "num_batches" not in name]
-    assert all(torch.equal(straight[name], resumed[name]) for name in compared)
-
-
 @pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_with_one(recipe):
     common = ("adapter.name=lora", "optim.name=sgd", "optim.lr=0.01", "schedule.epochs=0.8", "train.save_every=0.4")
