@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -66,6 +66,29 @@ def find_declared(backbone: nn.Module, attribute: str, remedy: str) -> Matches:
     if not patterns:
         raise ValueError(f"{type(backbone).__name__} declares no {attribute}: {remedy}")
     return find(backbone, patterns)
+
+
+def lay_over(ranks: Mapping[str, int], patterns: Mapping[str, int] | None) -> dict[str, int]:
+    """The ranks of layers by name, with those of the globs in their place.
+
+    ValueError for a glob that names none of the layers, and for two globs that give one layer different ranks.
+    """
+    found, said = dict(ranks), {}
+    for pattern, rank in (patterns or {}).items():
+        here = matching(pattern, ranks)
+        if not here:
+            raise ValueError(
+                f"adapter.ranks: '{pattern}' names no adapted layer; the adapted layers {_examples(pattern, [*ranks])}"
+            )
+        for name in here:
+            other = said.setdefault(name, pattern)
+            if patterns[other] != rank:
+                raise ValueError(
+                    f"adapter.ranks: '{other}' gives '{name}' rank {patterns[other]} and '{pattern}' rank {rank}; "
+                    "narrow one of the two, as in 'blocks.[1-9].**'"
+                )
+            found[name] = rank
+    return found
 
 
 def _expression(pattern: str) -> str:

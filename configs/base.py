@@ -31,7 +31,7 @@ config.objectives = []  # losses on embeddings beside it: dicts of name, weight 
 config.classifier = edict()
 config.classifier.sample_rate = 1.0  # share of the class centres that a step compares with, in (0, 1]
 config.classifier.filter_threshold = 0.0  # negatives with a cosine above it are ignored, in (0, 1); 0 = off
-config.classifier.init = "random"  # class centres: random, or class_means of the starting model's embeddings
+config.classifier.init = "random"  # class centres: random, class_means of the starting model, or a run's: its path
 config.classifier.lr_scale = 1.0  # times optim.lr, for the class centres
 
 config.data = edict()

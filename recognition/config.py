@@ -215,6 +215,8 @@ def _lay(below: EasyDict, above: dict, where: str, faults: list[str]) -> None:
             below[key] = value
         elif key not in below:
             faults.append(_unknown(name, key, below, where))
+        elif section in PLUGINS and isinstance(below[key], dict) and isinstance(value, dict):
+            below[key] = copy.deepcopy(value)  # one argument, such as adapter.ranks: its keys are no settings
         elif isinstance(below[key], dict) and isinstance(value, dict):
             if name in PLUGINS and value.get("name", below[key].name) != below[key].name:
                 kept = {own: below[key][own] for own in OWN_KEYS.get(name, ()) if own in below[key]}

@@ -25,6 +25,8 @@ from recognition.types import IMAGE_SIZE, Batch, ObjectiveContext
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+REPORTED = 16  # images
+
 
 class Learner:
     """Everything of a run that has weights or is fed by their gradients, on one process of several.
@@ -39,7 +41,7 @@ class Learner:
         self.config, self.records, self.world, self.counts = config, records, world, counts
         self.autocast_dtype = AUTOCAST[config.train.precision]
         assembled = assemble(config)
-        self.model, self.attached = assembled.model.to(world.device), assembled.report
+        self.model, self.attached, self.adapter = assembled.model.to(world.device), assembled.report, assembled.adapter
         self.objectives = torch.nn.ModuleList(
             OBJECTIVES.create(chosen.name, **arguments(chosen, "objectives")) for chosen in config.objectives
         ).to(world.device)
@@ -55,16 +57,19 @@ class Learner:
         ).to(world.device)
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         if config.train.compile:
+            # else a block whose activations are recomputed may not add its auxiliary loss to the gate's
+            torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = True
             self.model.compile()
         self.model.train()
         self.network = self.model
         if self.trained:  # statistics of a frozen base stand still, so there is nothing to broadcast
             self.network = DistributedDataParallel(self.model, forward_sync_buffers=not self.model.frozen_base)
-        self.optimizer = build_optimizer(config, self.model, self.classifier, assembled.adapter)
+        self.optimizer = build_optimizer(config, self.model, self.classifier, self.adapter)
         self.classifier.bind(self.optimizer)
         self.scaler = ShardedGradScaler(world.device.type, enabled=config.train.precision == "fp16")
         self.guard = NonFiniteGuard(self.model, self.classifier, config.train.non_finite_limit)
         self.score: Tensor | None = None
+        self._image: Tensor | None = None
         self._settle_buckets()
 
     def backward(self, batch: Batch, update: int, *, last: bool) -> Tensor:
@@ -78,6 +83,7 @@ class Learner:
     def loss(self, batch: Batch, update: int) -> Tensor:
         """Classifier, objectives and the layers' auxiliary losses on one batch of this process, ()."""
         self.score = self.model.score(batch.image) if batch.score is None else batch.score
+        self._image = batch.image
         on = self.autocast_dtype is not None
         with torch.autocast(self.world.device.type, dtype=self.autocast_dtype, enabled=on):
             embedding, auxiliary = self.network(batch.image, self.score)
@@ -117,6 +123,14 @@ class Learner:
         """
         shrinking = self.scaler.is_enabled() and self.scaler.get_scale() > 1
         return self.guard.in_a_row >= self.guard.limit and not shrinking
+
+    def report(self) -> dict[str, float]:
+        """What the adapter tells of itself, by log tag, on some images of the last batch; {} where it tells nothing."""
+        tell = getattr(self.adapter, "report", None)
+        if tell is None:
+            return {}
+        score = None if self.score is None else self.score[:REPORTED]
+        return tell(self.model.backbone, lambda: self.model.forward(self._image[:REPORTED], score))
 
     def share_statistics(self) -> None:
         """Give every process the main one's buffers: DDP does so at the next training forward only."""

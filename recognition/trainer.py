@@ -50,7 +50,7 @@ class Trainer:
         self.config, self.world = config, world
         self.run = Path(config.run.root) / config.run.name
         if config.classifier.init not in ("random", "class_means"):
-            raise ValueError(f"config.classifier.init is '{config.classifier.init}'; random or class_means")
+            checkpoint.named(config.classifier.init)
         if config.train.on_save_error not in ("continue", "stop"):
             raise ValueError(f"config.train.on_save_error is '{config.train.on_save_error}'; continue or stop")
         self.records = open_records(config)
@@ -232,6 +232,8 @@ class Trainer:
             self._open_bad_records(self.update * self.images_per_update if continues else OPENING)
         if self.resumed_from is not None:
             return self._resume()
+        if self.config.classifier.init not in ("random", "class_means"):
+            self._take_centres(checkpoint.named(self.config.classifier.init))
         if self.config.classifier.init == "class_means":
             self.learner.classifier.init_centres(
                 class_means(self.learner.model, self.records, self.world, self.bad_records)
@@ -241,6 +243,13 @@ class Trainer:
         if self.config.evaluation.at_start:
             self.evaluate("before")
         return True
+
+    def _take_centres(self, path: Path) -> None:
+        checkpoint.check(path)
+        if checkpoint.read_state(path).fingerprint not in ("", self.records.fingerprint()):
+            raise ValueError(f"config.classifier.init: {path} has the class centres of other records")
+        checkpoint.read_centres(path, self.learner.classifier)
+        self.logs.say(f"class centres of {path}")
 
     def _best_until_now(self) -> Best | None:
         """As the main process finds it, once it has set aside what is not of this run."""
@@ -354,3 +363,5 @@ class Trainer:
             self.logs.histogram("quality/score", learner.score, self.update)
             self.meter.keep(learner.score)
         self.logs.scalars({tag: value for tag, value in values.items() if math.isfinite(value)}, self.update)
+        if self.world.is_main and (told := learner.report()):
+            self.logs.scalars(told, self.update, line=False)

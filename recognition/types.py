@@ -135,7 +135,8 @@ class Adapter(Protocol):
     def attach(self, backbone: nn.Module, gate: Gate) -> AttachReport:
         """Change the backbone in place. The base is frozen already where freezes_base says so.
 
-        Optionally, parameter_groups(backbone) -> list of {"params": [...], "lr_scale": float} for groups of one's own.
+        Optionally, parameter_groups(backbone) -> list of {"params": [...], "lr_scale": float} for groups of one's own,
+        and report(backbone, forward) -> figures by log tag, where forward() runs the network on some images.
         """
 
 

@@ -100,3 +100,42 @@ class Scoped(nn.Module):
     def forward(self, image: Tensor, value: Tensor) -> Tensor:
         with self.gate.scope(value):
             return self.backbone(image)
+
+
+class GlobalBlock(nn.Module):
+    """Attention among all tokens, then a token-wise MLP. x: (B, N, width), any N."""
+
+    def __init__(self, width: int, drop: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = Attention(width, heads=2)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(drop), nn.Linear(2 * width, width))
+        self.drop_path = DropPath(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class TinyViT(nn.Module):
+    """(B, 3, 16, 16) in [-1, 1] -> (B, 12), for adapters that need tokens: 16 patches, three blocks, a head."""
+
+    embedding_size = 12
+    input_size = 16
+    adapter_targets = ("blocks.*.attn.qkv",)
+    head_targets = ("head.0",)
+    checkpoint_blocks = ("blocks.*",)
+
+    def __init__(self, width: int = 16, drop: float = 0.3) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(0.1 * torch.randn(1, 16, width))
+        self.patch_embed = nn.Conv2d(3, width, 4, 4)
+        self.blocks = nn.ModuleList([GlobalBlock(width, drop) for _ in range(3)])
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Sequential(nn.Linear(16 * width, self.embedding_size), nn.BatchNorm1d(self.embedding_size))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.patch_embed(image).flatten(2).transpose(1, 2) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x).flatten(1))

@@ -12,6 +12,7 @@ from recognition.checkpoint.folder import (
     check,
     complete,
     launch,
+    named,
     newest,
     path_of,
     read_best,
@@ -22,7 +23,7 @@ from recognition.checkpoint.folder import (
 )
 from recognition.checkpoint.manifest import DamagedError
 from recognition.checkpoint.saver import Outcome, SaveError, Saver, save
-from recognition.checkpoint.tensors import network, read
+from recognition.checkpoint.tensors import network, read, read_centres
 
 __all__ = [
     "LAUNCH",
@@ -36,11 +37,13 @@ __all__ = [
     "check",
     "complete",
     "launch",
+    "named",
     "network",
     "newest",
     "path_of",
     "read",
     "read_best",
+    "read_centres",
     "read_state",
     "save",
     "step_of",

@@ -136,6 +136,17 @@ def newest(folder: Path) -> Path | None:
     return next(reversed(complete(folder)), None)
 
 
+def named(path: str | Path) -> Path:
+    """The checkpoint that a path means: its own folder, or the newest of a run. ValueError where there is none."""
+    found = newest(Path(path) / "checkpoints") or Path(path)
+    if not (found / MANIFEST).is_file():
+        raise ValueError(
+            f"{path} is no complete checkpoint; name a folder such as runs/demo/checkpoints/step_000000100, or a run's "
+            "folder for its newest one"
+        )
+    return found
+
+
 def retire(folder: Path, keep: int, best: int | None) -> str:
     """Delete all but the newest `keep` (0 = all stay) and the one of update `best`. Returns what failed, in words."""
     old = complete(folder)[:-keep] if keep else []
@@ -264,11 +275,7 @@ def _choose(wanted: str, run: Path) -> Sequence[str | None]:
         return (str(mine) if mine else None), ""
     if wanted == "never":
         return None, ""
-    path = Path(wanted)
-    path = newest(path / "checkpoints") or path
-    if not (path / MANIFEST).is_file():
-        return None, (
-            f"train.resume={wanted} is no complete checkpoint; name a folder such as runs/demo/checkpoints/"
-            "step_000000100, or a run's folder for its newest one"
-        )
-    return str(path), ""
+    try:
+        return str(named(wanted)), ""
+    except ValueError as error:
+        return None, f"train.resume: {error}"

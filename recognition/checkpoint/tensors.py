@@ -81,6 +81,22 @@ def read(folder: Path, model: FaceModel, classifier: PartialFC, optimizer: Optim
         random_state.restore(states)
 
 
+def read_centres(folder: Path, classifier: PartialFC) -> None:
+    """Load the class centres of a checkpoint, each process its own, and nothing else.
+
+    ValueError where they are of another number of classes or another size.
+    """
+    reader = HuggingFaceStorageReader(str(folder))
+    stored = reader.read_metadata().state_dict_metadata.get(ROWS)
+    whole = (classifier.num_classes, classifier.weight.shape[1])
+    if stored is None or tuple(stored.size) != whole:
+        has = "none" if stored is None else "x".join(map(str, stored.size))
+        raise ValueError(f"{folder} has class centres of {has}; this run's are {whole[0]}x{whole[1]}")
+    mesh = DeviceMesh.from_group(dist.group.WORLD, classifier.weight.device.type)
+    with torch.no_grad():
+        dcp.load(_sharded({ROWS: classifier.weight}, mesh, classifier.num_classes), storage_reader=reader)
+
+
 def network(folder: Path) -> dict[str, Tensor]:
     """The model's tensors of a checkpoint, without classifier and optimizer, named as in a delivered model."""
     found = {}

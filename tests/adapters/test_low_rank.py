@@ -1,19 +1,23 @@
-"""lora and dual_lora: the formula, its options, and the published layers' figures."""
+"""lora and dual_lora, and what the low-rank family shares: formula, options, the published layers' figures."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from easydict import EasyDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters import ADAPTERS, attach, layers, merge
 from adapters._layers import LoRAConv2d, LoRALinear
 from adapters._petalface import from_petalface
+from recognition.backbones import BACKBONES
 from recognition.gate import Gate
+from recognition.optim import build_optimizer
 from tests.tiny import Scoped, Tiny
 
 
@@ -148,6 +152,14 @@ def test_a_gate_of_another_shape_is_refused(value: Tensor) -> None:
         ("dual_lora", {"dropout_at": "middle"}, "'middle'; it must be 'input' or 'output'"),
         ("lora", {"alpha": 8.0, "scaling": 2.0}, "set one of the two"),
         ("lora", {"head_rank": -2}, "adapter.head_rank is -2"),
+        ("dora", {"head_rank": -1}, "adapter.head_rank is -1"),
+        ("lora", {"scaling_rule": "rank_stabilized"}, "set adapter.alpha"),
+        ("dual_lora", {"scaling_rule": "rslora", "alpha": 1.0}, "must be 'standard' or 'rank_stabilized'"),
+        ("dora", {"init": "normal"}, "'normal'; it must be 'gaussian' or 'kaiming'"),
+        ("mixture_lora", {"lr_plus_ratio": 0.0}, "adapter.lr_plus_ratio is 0.0; it must be above 0"),
+        ("lora", {"lr_plus_ratio": float("nan")}, "adapter.lr_plus_ratio is nan"),
+        ("lora", {"ranks": {"stem": 0}}, r"adapter.ranks\['stem'\] is 0; it must be a whole number"),
+        ("lora", {"ranks": {"stem": 2.5}}, r"adapter.ranks\['stem'\] is 2.5"),
         ("lora", {"rnak": 4}, "unexpected keyword argument 'rnak'; it takes"),
     ],
 )
@@ -160,6 +172,121 @@ def test_alpha_is_scaling_times_rank() -> None:
     backbone = Tiny()
     attach(backbone, ADAPTERS.create("lora", rank=4, alpha=6.0, head_rank=2), Gate())
     assert backbone.pointwise.scaling == 1.5 and backbone.head[2].scaling == 3.0
+
+
+@pytest.mark.parametrize("name", ["lora", "dual_lora", "mixture_lora", "dora"])
+def test_scaling_rules_take_each_layers_own_rank(name: str) -> None:
+    for rule, wanted in (("standard", (2.0, 0.5)), ("rank_stabilized", (4.0, 2.0))):
+        backbone = Tiny()
+        ranks = {"blocks.*.attn.qkv": 16}
+        attach(backbone, ADAPTERS.create(name, rank=4, alpha=8.0, scaling_rule=rule, ranks=ranks), Gate())
+        assert (backbone.pointwise.scaling, backbone.blocks[1].attn.qkv.scaling) == wanted
+        assert backbone.blocks[1].attn.qkv.rank == 16
+
+
+def test_ranks_are_laid_over_the_default_and_must_name_adapted_layers() -> None:
+    backbone = Tiny()
+    ranks = {"blocks.0.**": 5, "head.*": 3, "**.0.attn.*": 5}
+    report = attach(backbone, ADAPTERS.create("lora", rank=2, ranks=ranks, head_rank=1), Gate())
+    found = {name: backbone.get_submodule(name).lora_b.shape[1] for name in report.adapted}
+    assert found == {"pointwise": 2, "blocks.0.attn.qkv": 5, "blocks.1.attn.qkv": 2, "head.2": 3}
+    for wrong in ("blocks.*.attn.qvk", "blocks.0.attn.proj"):  # mistyped; there, but not adapted
+        backbone = Tiny()
+        with pytest.raises(ValueError, match=rf"'{re.escape(wrong)}' names no adapted layer.*'blocks\.\*\.attn\.qkv'"):
+            attach(backbone, ADAPTERS.create("lora", ranks={wrong: 4}), Gate())
+        assert type(backbone.pointwise) is nn.Conv2d
+    with pytest.raises(
+        ValueError, match=r"'blocks\.\*\*' gives 'blocks\.1\.attn\.qkv' rank 4 and 'blocks\.1\.\*\*' rank 2"
+    ):
+        attach(Tiny(), ADAPTERS.create("lora", ranks={"blocks.**": 4, "blocks.1.**": 2}), Gate())
+
+
+@pytest.mark.parametrize("base", [nn.Linear(400, 8), nn.Conv2d(50, 8, (2, 4))])
+def test_kaimings_start(base: nn.Module) -> None:
+    layer = (LoRALinear if isinstance(base, nn.Linear) else LoRAConv2d)(base, rank=64, init="kaiming")
+    bound = 400**-0.5  # sqrt(6 / ((1 + 5) * fan_in))
+    assert 0.99 * bound < layer.lora_a.abs().max() <= bound and not layer.lora_b.any()
+    assert layer.lora_a.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["lora", "dual_lora", "mixture_lora", "dora"])
+def test_lora_plus_moves_b_by_the_ratio(name: str) -> None:
+    settings = {"name": "sgd", "lr": 0.01, "weight_decay": 0.1, "momentum": 0.0}
+    config, moved = EasyDict(optim=settings, classifier={"lr_scale": 1.0}), {}
+    for ratio in (1.0, 16.0):
+        torch.manual_seed(5)
+        gate, backbone = Gate(), Tiny()
+        adapter = ADAPTERS.create(name, rank=2, targets=["**"], lr_plus_ratio=ratio)
+        attach(backbone, adapter, gate)
+        model = Scoped(backbone.eval(), gate)
+        optimizer = build_optimizer(config, model, nn.Linear(2, 2), adapter)
+        held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+        assert len(held) == len(set(held)) and {id(p) for p in trained.values()} < set(held)
+        decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        assert all(decays[id(p)] == (0.1 if p.ndim > 1 else 0.0) for p in trained.values())
+        before = {key: p.detach().clone() for key, p in trained.items()}
+        model(torch.randn(3, 3, 16, 16), torch.rand(3)).square().sum().backward()
+        optimizer.step()
+        moved[ratio] = {key: p.detach() - before[key] for key, p in trained.items()}
+    for key, step in moved[1.0].items():
+        factor = 16.0 if key.endswith("lora_b") else 1.0
+        torch.testing.assert_close(moved[16.0][key], factor * step, rtol=1e-4, atol=1e-6)
+    assert any(step.abs().max() > 1e-4 for key, step in moved[1.0].items() if key.endswith("lora_b"))
+
+
+def trained_with(name: str, options: dict, value: float) -> tuple[Scoped, Tensor]:
+    """A model after five updates from seed 3 with one gate for all, and its outputs on the way."""
+    torch.manual_seed(3)
+    gate, backbone, outputs = Gate(), Tiny(), []
+    attach(backbone, ADAPTERS.create(name, targets=["**"], **options), gate)
+    model = Scoped(backbone.eval(), gate)
+    for _, layer in layers(backbone):
+        layer.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(5):
+        x = torch.randn(4, 3, 16, 16)
+        outputs.append(model(x, torch.full((4,), value)))
+        optimizer.zero_grad()
+        outputs[-1].square().mean().backward()
+        optimizer.step()
+    return model.eval(), torch.stack(outputs).detach()
+
+
+@pytest.mark.parametrize("place", ["input", "output"])
+def test_the_ungated_twin_is_dual_lora_at_gate_one_half(place: str) -> None:
+    options = {"rank": 3, "scaling": 1.5, "head": True, "dropout": 0.2, "dropout_at": place}
+    gated, wanted = trained_with("dual_lora", options, 0.5)
+    twin, found = trained_with("dual_lora", {**options, "gated": False}, 0.9)  # no gate reaches it
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert (trained_with("dual_lora", options, 0.9)[1] - wanted).abs().max() > 1e-3 * wanted.abs().max()
+    count = sum(p.numel() for p in gated.parameters() if p.requires_grad)
+    assert count == sum(p.numel() for p in twin.parameters() if p.requires_grad)
+    x = torch.randn(2, 3, 16, 16)
+    wanted = twin.backbone(x)
+    merge(gated.backbone, 0.5), merge(twin.backbone)
+    torch.testing.assert_close(twin.backbone(x), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gated.backbone(x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_twins_declarations_and_plain_lora_at_twice_the_rank() -> None:
+    twin, dual = (ADAPTERS.create("dual_lora", rank=4, gated=gated) for gated in (False, True))
+    assert (twin.needs_gate, twin.mergeable) == (False, "exact")
+    assert (dual.needs_gate, dual.mergeable) == (True, "at_gate")
+    counts, spread = {}, {}
+    for name, options in {
+        "dual": ("dual_lora", {"rank": 8, "head": True}),
+        "twin": ("dual_lora", {"rank": 8, "head": True, "gated": False}),
+        "lora": ("lora", {"rank": 16, "head_rank": 8}),
+    }.items():
+        with torch.device("meta"):
+            backbone = BACKBONES.create("swin_120")
+            attach(backbone, ADAPTERS.create(options[0], **options[1]), Gate())
+        counts[name] = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
+        attach(tiny := Tiny(width=64), ADAPTERS.create(options[0], **options[1]), Gate())
+        spread[name] = tiny.blocks[0].attn.qkv.lora_a.std().item()
+    assert counts == {"dual": 1_441_792, "twin": 1_441_792, "lora": 1_441_792}
+    assert spread["twin"] == pytest.approx(1 / 8, rel=0.1) and spread["lora"] == pytest.approx(1 / 16, rel=0.1)
 
 
 @pytest.mark.parametrize(("name", "options"), [("lora", {"head_rank": 3}), ("dual_lora", {"rank": 3, "head": True})])

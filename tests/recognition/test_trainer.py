@@ -270,7 +270,7 @@ def test_wrong_settings_are_answered_in_words(recipe):
         ("train.precision=fp8", "must be one of"),
         ("data.records=[]", "names no record file"),
         ("data.loader=mxnet", "must be auto, torch or dali"),
-        ("classifier.init=zeros", "random or class_means"),
+        ("classifier.init=zeros", "zeros is no complete checkpoint"),
         ("schedule.warmup_epochs=2.0", "only rise"),
         ("optim.accumulate=0", "at least 1"),
         ("schedule.epochs=-1.0", "above 0"),
@@ -287,6 +287,19 @@ def test_class_means_start_the_centres_at_the_embeddings(recipe):
     _, means_start = train(recipe, "adapter.name=lora", "run.name=b", "classifier.init=class_means", *QUIET)
     assert means_start[1] < 0.7 * random_start[1]
     assert Path(recipe.parent / "runs" / "b").is_dir()
+
+
+@pytest.mark.slow
+def test_class_centres_of_another_run_start_this_one(recipe):
+    common = ("adapter.name=lora", "schedule.epochs=0.4", "data.batch_size=3", *QUIET)
+    (first, _), (second, _) = run_processes(2, in_a_process, recipe, ("run.name=first", *common))
+    ended = torch.cat([first["classifier.weight"], second["classifier.weight"]])
+    init = f"classifier.init={recipe.parent / 'runs' / 'first'}"
+    still, _ = train(recipe, "run.name=second", init, "optim.lr=0.0", *common)  # on another number of processes
+    assert torch.equal(still["classifier.weight"], ended)
+    write_records(recipe.parent / "train", images=4)
+    with pytest.raises(ValueError, match="class centres of other records"):
+        train(recipe, "run.name=third", init, *common)
 
 
 def test_a_label_out_of_range_names_the_record(recipe):
