@@ -1,7 +1,8 @@
 """Ways to adapt a backbone from outside: which layers change, what trains, what a deliverable holds.
 
 report = attach(backbone, ADAPTERS.create("lora", rank=8), gate)
-save_file(state(backbone), path)        load(backbone, load_file(path))        merge(backbone)
+write_folder(path, state(backbone), card)        load(backbone, read_folder(path).tensors)        merge(backbone)
+bank = Adapters(backbone, gate)        bank.load("low", path)        bank.activate("low")        bank.disable()
 """
 
 from __future__ import annotations
@@ -11,22 +12,44 @@ from typing import TYPE_CHECKING
 from recognition.registry import Registry
 
 if TYPE_CHECKING:
-    from adapters._attach import attach, attached, layers, load, merge, state
+    from adapters._attach import attach, attached, check, layers, load, merge, state
+    from adapters._facemoe import from_facemoe
+    from adapters._files import Saved, hash_tensors, read_folder, whole_arguments, write_folder
+    from adapters._many import Adapters
+    from adapters._peft import from_cvlface, from_peft, to_peft
     from adapters._petalface import from_petalface
 
 ADAPTERS = Registry("adapter")
 
-__all__ = ["ADAPTERS", "attach", "attached", "from_petalface", "layers", "load", "merge", "state"]
+__all__ = [
+    "ADAPTERS",
+    "Adapters",
+    "Saved",
+    "attach",
+    "attached",
+    "check",
+    "from_cvlface",
+    "from_facemoe",
+    "from_peft",
+    "from_petalface",
+    "hash_tensors",
+    "layers",
+    "load",
+    "merge",
+    "read_folder",
+    "state",
+    "to_peft",
+    "whole_arguments",
+    "write_folder",
+]
 
 
 def __getattr__(name: str) -> object:
     # Imported at first use: names and signatures of adapters are asked for before torch is imported.
-    if name == "from_petalface":
-        from adapters import _petalface
-
-        return _petalface.from_petalface
     if name in __all__:
-        from adapters import _attach
+        from adapters import _attach, _facemoe, _files, _many, _peft, _petalface
 
-        return getattr(_attach, name)
+        for module in (_attach, _facemoe, _files, _many, _peft, _petalface):
+            if name in vars(module):
+                return vars(module)[name]
     raise AttributeError(f"module 'adapters' has no attribute '{name}'")

@@ -80,6 +80,15 @@ def load(backbone: nn.Module, state: Mapping[str, Tensor]) -> None:
 
     ValueError lists missing, unexpected and misshapen tensors, and leaves the backbone as it was.
     """
+    check(backbone, state)
+    own = backbone.state_dict()
+    with torch.no_grad():
+        for key in attached(backbone).keys:
+            own[key].copy_(state[key])
+
+
+def check(backbone: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """ValueError that lists missing, unexpected and misshapen tensors; the backbone may be without memory ("meta")."""
     wanted, own = attached(backbone).keys, backbone.state_dict()
     given = {key: tensor for key, tensor in state.items() if not key.endswith(DERIVED)}
     faults = [f"'{key}' is missing" for key in wanted if key not in given]
@@ -95,9 +104,6 @@ def load(backbone: nn.Module, state: Mapping[str, Tensor]) -> None:
             f"these tensors do not fit the attached {type(attached(backbone).adapter).__name__}: "
             f"{'; '.join(faults[:5])}{more}. Attach with the rank and targets that the tensors were trained with"
         )
-    with torch.no_grad():
-        for key in wanted:
-            own[key].copy_(given[key])
 
 
 def merge(backbone: nn.Module, gate_value: float | None = None) -> None:

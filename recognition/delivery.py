@@ -7,6 +7,7 @@ from pathlib import Path
 
 from easydict import EasyDict
 from matplotlib.figure import Figure
+from torch import Tensor
 
 import adapters
 from recognition.config import arguments, to_json
@@ -14,9 +15,11 @@ from recognition.evaluation.report import write_figure
 from recognition.files import write_atomically
 from recognition.logs import provenance
 from recognition.model import GATE, FaceModel, count_parameters
-from recognition.weights import sha256, write_weights
+from recognition.types import COLOUR_ORDER, IMAGE_RANGE, IMAGE_SIZE
+from recognition.weights import read_weights, sha256
 
-MODEL = "model/adapter.safetensors"
+FOLDER = "model"
+MODEL = f"{FOLDER}/adapter.safetensors"
 SUMMARY = "summary.json"
 
 
@@ -38,24 +41,62 @@ def write_start(run: Path, config: EasyDict, records: str) -> None:
 
 
 def write_model(run: Path, config: EasyDict, model: FaceModel, records: str) -> Path:
-    """What training made, as safetensors with its card: the adapter, or the whole backbone of full fine-tuning.
+    """What training made, as an adapter's folder: the adapter, or the whole backbone of full fine-tuning.
 
-    records: fingerprint of the training records. Returns the file's path.
+    records: fingerprint of the training records. Returns the tensor file's path.
     """
-    card = {
+    gate = {} if model.quality_gate is None else model.quality_gate.state_dict(prefix=GATE)
+    tensors = adapters.state(model.backbone) | gate
+    return adapters.write_folder(run / FOLDER, tensors, _card(run, config, model, records, list(tensors)))
+
+
+def _card(run: Path, config: EasyDict, model: FaceModel, records: str, names: list[str]) -> dict[str, object]:
+    base, gate = config.backbone.weights, model.quality_gate
+    held = {key for key, _ in model.backbone.named_buffers()}
+    held |= {f"{GATE}{key}" for key, _ in gate.named_buffers()} if gate is not None else set()
+    settings = {key: _short(getattr(gate, key)) for key in ("midpoint", "slope") if hasattr(gate, key)}
+    name, of_base = config.adapter.name, read_weights(base) if base else None
+    card: dict[str, object] = {
         "backbone": config.backbone.name,
         "arguments": arguments(config.backbone, "backbone"),
-        "base_weights": config.backbone.weights,
-        "base_sha256": sha256(config.backbone.weights) if config.backbone.weights else "",
-        "adapter": dict(config.adapter),
-        "gate": dict(config.gate),
+        "base_weights": base,
+        "base_sha256": sha256(base) if base else "",
+        "base_tensors_sha256": adapters.hash_tensors(of_base.tensors) if of_base else "",
+        "adapter": {"name": name, **adapters.whole_arguments(name, arguments(config.adapter, "adapter"))},
+        "buffers": [key for key in names if key in held],
+        "gate": {**config.gate, **settings},
         "scorer": dict(config.scorer),
+        "preprocessing": {
+            "colour_order": COLOUR_ORDER,
+            "image_range": list(IMAGE_RANGE),
+            "image_size": IMAGE_SIZE,
+            "input_size": model.backbone.input_size,
+        },
         "records": records,
-        **provenance(),
+        "results": {when: found for when in ("before", "after") if (found := _results(run / "report" / when))},
     }
-    gate = {} if model.quality_gate is None else model.quality_gate.state_dict(prefix=GATE)
-    write_weights(run / MODEL, adapters.state(model.backbone) | gate, card)
-    return run / MODEL
+    if of_base is not None and "licence" in of_base.card:
+        card["licence"] = of_base.card["licence"]
+    return {**card, **provenance()}
+
+
+def _short(buffer: Tensor) -> float | list[float]:
+    """A float32 buffer of one or more numbers, each in its fewest digits: 0.7, not 0.699999988."""
+    numbers = [float(str(number)) for number in buffer.detach().cpu().reshape(-1).numpy()]
+    return numbers if buffer.dim() else numbers[0]
+
+
+def _results(folder: Path) -> dict[str, dict]:
+    """The measures with their intervals that an evaluation left; empty where there was none."""
+    path = folder / "results.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    return {
+        name: {
+            side: {key: one for key, one in measures.items() if isinstance(one, dict) and "value" in one}
+            for side, measures in sides.items()
+        }
+        for name, sides in found.items()
+    }
 
 
 def write_summary(run: Path, model: FaceModel, updates: int, train_seconds: float) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from easydict import EasyDict
-from torch import Tensor
+from torch import Tensor, nn
 
 import adapters
+from adapters import ADAPTERS
+from iqa import SCORERS, QualityGate
 from recognition import checkpoint
-from recognition.config import from_json, run_of
-from recognition.model import GATE, FaceModel, assemble
-from recognition.weights import read_weights, sha256
+from recognition.config import arguments, from_json, run_of
+from recognition.delivery import MODEL
+from recognition.gate import Gate
+from recognition.model import GATE, FaceModel, assemble, build_backbone
+from recognition.types import Adapter
+from recognition.weights import read_card, read_weights, sha256
 
 
 def load_run(path: str | Path, *, base: bool = False) -> FaceModel:
@@ -27,26 +33,99 @@ def load_run(path: str | Path, *, base: bool = False) -> FaceModel:
     tensors: dict[str, Tensor] = {}
     if not base:
         tensors = _delivered(run, config) if run == Path(path) else _of_checkpoint(Path(path), config)
-    if config.adapter.name == "full":
-        config.backbone.weights = config.backbone.weights if base else ""  # everything comes from the run itself
+    if not base and not _adapter(config).freezes_base:
+        config.backbone.weights = ""  # everything comes from the run itself
     model = assemble(config).model
     if not base:
         adapters.load(model.backbone, {k: v for k, v in tensors.items() if not k.startswith(GATE)})
-        if model.quality_gate is not None:
-            gate = {k.removeprefix(GATE): v for k, v in tensors.items() if k.startswith(GATE)}
+        gate = {k.removeprefix(GATE): v for k, v in tensors.items() if k.startswith(GATE)}
+        if model.quality_gate is not None and (gate or not _predates_gates(run, run == Path(path))):
             model.quality_gate.load_state_dict(gate)
     return model.eval()
 
 
+def load_adapters(
+    folders: Mapping[str, str | Path],
+    weights: str | Path,
+    scorer: Mapping[str, object] | None = None,
+    *,
+    any_base: bool = False,
+) -> tuple[FaceModel, adapters.Adapters]:
+    """One base and several adapters on it, in eval mode, none active: bank.activate(name) puts one to work.
+
+    folders: by the adapter's name in the bank: an adapter's folder, or a finished run. weights: the base's file.
+    scorer: name and arguments, in place of what the cards of gated adapters say; needed where that reads a file, since
+        paths in cards are never opened. A gated adapter whose card tells no gate gets neither gate nor scorer.
+    any_base: as of Adapters.load.
+    ValueError as of Adapters.load, and for adapters of different backbones or scorers.
+    """
+    saved = {name: adapters.read_folder(folder) for name, folder in folders.items()}
+    if not saved:
+        raise ValueError("folders is empty: name one adapter at least")
+    first, *others = saved.values()
+    for other in others:
+        for key in ("backbone", "arguments"):
+            if other.card.get(key) != first.card.get(key):
+                raise ValueError(
+                    f"{other.path} is of {key} {other.card.get(key)} and {first.path} of {first.card.get(key)}: "
+                    "one model has one backbone"
+                )
+    told = first.card if "backbone" in first.card else read_weights(weights).card
+    if "backbone" not in told:
+        raise ValueError(f"neither {first.path} nor {weights} has a card that names the backbone to build")
+    config = EasyDict(backbone={**told.get("arguments", {}), "name": told["backbone"]})
+    backbone, gate = build_backbone(config, weights), Gate()
+    quality_gate = chosen = None
+    for one in saved.values():
+        if "gate" in one.card and quality_gate is None and one.make().needs_gate:
+            quality_gate, chosen = _quality_gate(one), _scorer(one, scorer)
+    model = FaceModel(backbone, gate, quality_gate, chosen, frozen_base=True).eval()
+    bank = adapters.Adapters(model.backbone, gate, quality_gate, sha256(weights))
+    for name, one in saved.items():
+        bank.load(name, one, any_base=any_base)
+    return model, bank
+
+
+def _adapter(config: EasyDict) -> Adapter:
+    return ADAPTERS.create(config.adapter.name, **arguments(config.adapter, "adapter"))
+
+
+def _quality_gate(saved: adapters.Saved) -> QualityGate:
+    settings = saved.card["gate"]
+    try:
+        return QualityGate(settings["midpoint"], settings["slope"], settings["shape"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{saved.path}: its card tells no midpoint, slope and shape of a gate ({error})") from None
+
+
+def _scorer(saved: adapters.Saved, given: Mapping[str, object] | None) -> nn.Module:
+    section = dict(given or saved.card.get("scorer", {}))
+    name = section.pop("name", "")
+    SCORERS.check(name, section)
+    files = [key for key, default in SCORERS.defaults(name).items() if default is None and section.get(key)]
+    if files and given is None:
+        raise ValueError(
+            f"{saved.path}: its scorer '{name}' reads {files[0]}={section[files[0]]!r}, and a path in a card is never "
+            "opened: give the scorer, name and arguments, yourself"
+        )
+    return SCORERS.create(name, **section).requires_grad_(False)
+
+
 def _delivered(run: Path, config: EasyDict) -> dict[str, Tensor]:
-    path = run / "model" / "adapter.safetensors"
+    path = run / MODEL
     if not path.is_file():
         raise FileNotFoundError(
             f"{run} holds no {path.relative_to(run)}: its training has not come to an end; name one of its checkpoints"
         )
     loaded = read_weights(path)
-    _check_base(config, loaded.card.get("base_sha256", ""), path)
+    trained_on, of_tensors = (loaded.card.get(key, "") for key in ("base_sha256", "base_tensors_sha256"))
+    _check_base(config, trained_on, path, of_tensors)
     return loaded.tensors
+
+
+def _predates_gates(run: Path, delivered: bool) -> bool:
+    """True for a model written when its gate's midpoint and slope were in the settings alone."""
+    return delivered and "format" not in read_card(run / MODEL)
 
 
 def _of_checkpoint(path: Path, config: EasyDict) -> dict[str, Tensor]:
@@ -61,12 +140,18 @@ def _of_checkpoint(path: Path, config: EasyDict) -> dict[str, Tensor]:
     return checkpoint.network(path)
 
 
-def _check_base(config: EasyDict, trained_on: str, what: Path) -> None:
-    """ValueError where config.backbone.weights is not the file that `what` was trained on."""
-    if config.adapter.name == "full" or not config.backbone.weights or not trained_on:
+def _check_base(config: EasyDict, trained_on: object, what: Path, of_tensors: object = "") -> None:
+    """ValueError where config.backbone.weights is not the base that `what` was trained on.
+
+    of_tensors: hash of the base's tensors; with it the same weights in another kind of file are the same base.
+    """
+    base = config.backbone.weights
+    if not base or not trained_on or not _adapter(config).freezes_base:
         return
-    if sha256(config.backbone.weights) != trained_on:
-        raise ValueError(
-            f"{config.backbone.weights} is not the file that {what} was trained on (SHA-256 differs): "
-            "an adapter gives wrong embeddings on another base; put the original back"
-        )
+    found = sha256(base)
+    if found == trained_on or (of_tensors and adapters.hash_tensors(read_weights(base).tensors) == of_tensors):
+        return
+    raise ValueError(
+        f"{what} was trained on another base: on {trained_on}, and {base} has {found} (SHA-256 differs); "
+        "an adapter gives wrong embeddings on another base: put the original back"
+    )

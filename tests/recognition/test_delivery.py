@@ -44,8 +44,9 @@ def test_a_run_is_delivered_whole_with_the_modes_of_new_files(tmp_path, config):
     run, model = tmp_path / "runs" / "small", assemble(config).model
     write_everything(run, config, model, 0.5)
     wanted = [
-        "config.json", "model/adapter.json", "model/adapter.safetensors", "provenance.json", "report/after/items.npz",
-        "report/after/results.json", "report/faces.png", "report/report.md", "report/roc.png", "summary.json",
+        "config.json", "model/README.md", "model/adapter.json", "model/adapter.safetensors", "provenance.json",
+        "report/after/items.npz", "report/after/results.json", "report/faces.png", "report/report.md",
+        "report/roc.png", "summary.json",
     ]  # fmt: skip
     assert names(run) == wanted
     (tmp_path / "new").write_text("")

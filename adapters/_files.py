@@ -1,0 +1,266 @@
+"""An adapter as a folder: adapter.safetensors, the card adapter.json, and README.md, which says the same to people.
+
+The tensors are those of adapters.state(), and the quality gate's under "quality_gate." beside them. The card tells what
+has to be known to put them to work: the adapter's name and arguments, the base by two hashes, scorer and gate,
+preprocessing, and what it was trained on. Paths in it are for people; none is ever opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from adapters import ADAPTERS
+from recognition.files import flush, replacing
+from recognition.types import Adapter
+
+Card = dict[str, object]
+
+TENSORS, CARD, README = "adapter.safetensors", "adapter.json", "README.md"
+FORMAT = 1  # of cards written now; those before it have no "format", preprocessing or base_tensors_sha256
+GATE = "quality_gate."  # what the quality gate's tensors begin with
+DERIVED = ("num_batches_tracked", "relative_position_index", "attn_mask")  # last part of names that hashes leave out
+LARGEST_CARD = 2**20  # bytes
+USE = """```python
+from recognition.runs import load_adapters
+
+model, bank = load_adapters({"probe": "THIS_FOLDER"}, "BASE.safetensors")
+bank.activate("probe")
+embedding = model.embed(image)  # (B, 3, 112, 112) float RGB in [-1, 1] -> (B, D), not normalised
+```
+"""
+USE_WHOLE = "This is a whole backbone: its tensors are read as any weights, `config.backbone.weights`.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """An adapter as it lies in its folder."""
+
+    path: Path  # of the tensor file
+    name: str  # of the adapter, such as lora
+    arguments: dict[str, object]
+    tensors: dict[str, Tensor]  # what adapters.load takes
+    gate: dict[str, Tensor]  # the quality gate's, by its own names; empty without one
+    card: Card
+
+    def make(self) -> Adapter:
+        """The adapter anew, to be attached."""
+        return ADAPTERS.create(self.name, **self.arguments)
+
+
+def read_folder(path: str | Path) -> Saved:
+    """Read an adapter's folder, a run that holds one as RUN/model, or the tensor file itself; onto the CPU.
+
+    ValueError for files that are damaged, and for a card that names no known adapter, or arguments it does not take.
+    Whether the tensors fit is told by the backbone that they are loaded into.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = next((place / TENSORS for place in (path, path / "model") if (place / TENSORS).is_file()), path)
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is no adapter: wanted a folder that holds {TENSORS} and {CARD}, or a run with a model"
+        )
+    beside = path.with_suffix(".json")
+    card = _read_card(beside)
+    section = card.get("adapter")
+    if isinstance(section, str):  # converted from a published file: the arguments are the adapter's
+        section = {"name": section, **card.pop("arguments", {})}
+        card["adapter"] = section
+    if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+        raise ValueError(f"{beside}: its entry adapter is {_shown(section)}; wanted the adapter's name and arguments")
+    name, arguments = section["name"], {key: value for key, value in section.items() if key != "name"}
+    try:
+        ADAPTERS.check(name, arguments)
+    except ValueError as error:
+        raise ValueError(f"{beside}: {error}") from None
+    tensors = read_tensors(path)
+    gate = {key.removeprefix(GATE): tensors.pop(key) for key in list(tensors) if key.startswith(GATE)}
+    return Saved(path, name, arguments, tensors, gate, card)
+
+
+def write_folder(folder: str | Path, tensors: Mapping[str, Tensor], card: Card) -> Path:
+    """Write the three files of an adapter, each complete or, after a crash or on a full disk, what it was.
+
+    tensors: of adapters.state(), on any device, and the quality gate's under "quality_gate.".
+    card: "adapter" is a dict of name and arguments; "base_sha256", "base_tensors_sha256", "gate", "scorer",
+        "preprocessing", "records", "results" {before, after: {set: {side: {measure: {value, lo, hi}}}}} and "licence"
+        where they are known.
+    Returns the tensor file.
+    """
+    folder = Path(folder)
+    own = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
+    card = {"format": FORMAT, **card}
+    texts = {CARD: json.dumps(card, indent=2, ensure_ascii=False) + "\n", README: model_card(card, own)}
+    with (
+        replacing(folder / CARD) as card_file,
+        replacing(folder / README) as readme_file,
+        replacing(folder / TENSORS) as tensor_file,
+    ):
+        for file, text in ((card_file, texts[CARD]), (readme_file, texts[README])):
+            file.write_text(text, encoding="utf-8")
+            flush(file)  # some disks tell only now that they are full; the tensors must not be in place by then
+        tensor_file.write_bytes(save(own, metadata={"format": "pt"}))
+    return folder / TENSORS
+
+
+def whole_arguments(name: str, given: Mapping[str, object]) -> dict[str, object]:
+    """An adapter's arguments with its defaults: what a card keeps, since a later version may have other defaults."""
+    signature = inspect.signature(ADAPTERS.get(name)).parameters
+    defaults = {key: one.default for key, one in signature.items() if one.default is not inspect.Parameter.empty}
+    return {**defaults, **given}
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a network's names, shapes and values, in hexadecimal, whatever the kind of file they lie in.
+
+    Values count as float32 (what a network holds) or int64; buffers that follow from the rest do not count.
+    """
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        if key.rsplit(".", 1)[-1] in DERIVED:
+            continue
+        tensor = tensors[key].detach()
+        plain = tensor.to("cpu", torch.float32 if tensor.is_floating_point() else torch.int64).contiguous()
+        digest.update(f"{key} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.numpy().data if plain.numel() else b"")
+    return digest.hexdigest()
+
+
+def model_card(card: Card, tensors: Mapping[str, Tensor]) -> str:
+    """README.md: what it is, its base, settings, results with intervals, use and licence, as Markdown."""
+    section = dict(card["adapter"])
+    name, backbone = section.pop("name"), card.get("backbone", "a backbone")
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    adapter = ADAPTERS.create(name, **section)
+    whole = not adapter.freezes_base and adapter.keeps_base_keys
+    rows = {
+        "adapter": f"`{name}` {_listed(section)}".strip(),
+        "tensors": f"{len(tensors)}, {numbers:,} numbers, {size / 1000:,.1f} kB",
+        "backbone": f"`{backbone}` {_listed(card.get('arguments', {}))}".strip(),
+        "base": f"`{card.get('base_weights') or 'none: trained from random weights'}`",
+        "base, SHA-256 of the file": _code(card.get("base_sha256")),
+        "base, SHA-256 of its tensors": _code(card.get("base_tensors_sha256")),
+        "trained on records": _code(card.get("records")),
+        "input": _preprocessing(card.get("preprocessing")),
+    }
+    if adapter.needs_gate and "gate" in card:
+        rows["scorer"] = f"{_listed(card.get('scorer', {}))}, of what the network sees"
+        rows["gate"] = f"{_listed(card['gate'])}; 0 = low quality, 1 = high"
+    kind = "weights, fine-tuned as a whole," if whole else f"adapter (`{name}`)"
+    parts = [
+        f"# {backbone}: {name}",
+        "",
+        f"A face-recognition {kind} for `{backbone}`, trained with LRFace {card.get('lrface', '')}".rstrip() + ".",
+        "An aligned face goes in, an embedding comes out; compare embeddings by their cosine.",
+        "",
+        *("| | |", "|---|---|"),
+        *(f"| {key} | {value} |" for key, value in rows.items() if value),
+        "",
+        "## Results",
+        "",
+        *_results(card.get("results")),
+        "## Use",
+        "",
+        USE_WHOLE if whole else USE,
+        "## Licence",
+        "",
+        f"Of the base: {card.get('licence') or 'not stated by its file; ask its publisher'}. What was trained from it, "
+        "and from the training images, is bound by their terms too.",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. ValueError where it is damaged."""
+    try:  # load_file maps the file, and who writes over it later would take the ground from under the tensors
+        return {key: tensor.clone() for key, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: the safetensors file is damaged or cut short ({str(error)[:200]})") from None
+
+
+def read_object(path: Path) -> Card:
+    """The JSON object in a file. ValueError where it holds something else, or is too large for a card."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file, which tells what the tensors beside it are")
+    if path.stat().st_size > LARGEST_CARD:
+        raise ValueError(f"{path}: of {path.stat().st_size:,} bytes; a card has {LARGEST_CARD:,} at most")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({str(error)[:200]})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: a JSON {type(found).__name__}, not an object")
+    return found
+
+
+def _read_card(path: Path) -> Card:
+    card = read_object(path)
+    if card.get("format", FORMAT) != FORMAT:
+        raise ValueError(f"{path}: its format is {_shown(card['format'])}; this version reads {FORMAT}, and older ones")
+    kinds = {"backbone": str, "base_sha256": str, "base_tensors_sha256": str, "arguments": dict, "gate": dict}
+    for key, kind in {**kinds, "scorer": dict}.items():
+        if key in card and not isinstance(card[key], kind):
+            raise ValueError(f"{path}: its entry {key} is {_shown(card[key])}; wanted a {kind.__name__}")
+    return card
+
+
+def _results(results: object) -> list[str]:
+    """A table for each set and measure: a row per model, a column per side."""
+    if not results:
+        return ["None were measured.", ""]
+    named = {"before": "base", "after": "with the adapter"}
+    lines = ["Per cent, with 95 % bootstrap intervals. Sides in pixels: N = both images, A-B = gallery and probe.", ""]
+    some = next(reversed(results.values()))
+    for set_name, sides in some.items():
+        for measure in _in_order(key for measures in sides.values() for key in measures):
+            shown = [side for side in sides if measure in sides[side]]
+            lines += [f"| {set_name}, {measure} | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
+            for when, found in results.items():
+                cells = [_cell(found.get(set_name, {}).get(side, {}).get(measure)) for side in shown]
+                lines.append(f"| {named.get(when, when)} | " + " | ".join(cells) + " |")
+            lines.append("")
+    return lines
+
+
+def _cell(measure: Mapping[str, float | None] | None) -> str:
+    if measure is None:
+        return "–"
+    value = f"{100 * measure['value']:.1f}"
+    lo, hi = measure.get("lo"), measure.get("hi")
+    return value if lo is None or hi is None else f"{value} [{100 * lo:.1f}, {100 * hi:.1f}]"
+
+
+def _preprocessing(found: object) -> str:
+    if not isinstance(found, dict):
+        return ""
+    side, (low, high) = found["image_size"], found["image_range"]
+    resized = f", resized inside to {found['input_size']}" if found["input_size"] != side else ""
+    return f"aligned, {side} x {side} px{resized}, {found['colour_order']}, values in [{low:g}, {high:g}]"
+
+
+def _listed(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _code(text: object) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
