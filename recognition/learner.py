@@ -26,6 +26,7 @@ from recognition.types import IMAGE_SIZE, Batch, ObjectiveContext
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 REPORTED = 16  # images
+SETTLED_FROM = 3  # processes; see _settle_buckets
 
 
 class Learner:
@@ -144,7 +145,7 @@ class Learner:
         The order of the sums changes with it: a resumed run of three processes and more would add its first update
         otherwise than the undisturbed one. For two a + b = b + a.
         """
-        if self.network is self.model or self.world.world_size < 3:
+        if self.network is self.model or self.world.world_size < SETTLED_FROM:
             return
         states = random_state.capture()
         image = torch.zeros(self.counts[self.world.global_rank], 3, IMAGE_SIZE, IMAGE_SIZE, device=self.world.device)
