@@ -31,7 +31,7 @@ check: lint
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test: lint
-	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --durations 10  # one thread each: two cores
 
 test-mxnet: setup
 	$(BIN)/python tests/mxnet/run.py
