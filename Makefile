@@ -30,8 +30,9 @@ lint: setup
 check: lint
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
+# two processes of one thread: two of two threads take each other's cores
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --durations 10  # one thread each: two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --durations 10
 
 test-mxnet: setup
 	$(BIN)/python tests/mxnet/run.py
