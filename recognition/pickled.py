@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -34,12 +35,12 @@ class Maker:
     make: Callable[[tuple], object]
 
 
-class Holder:
+class Holder(ABC):
     """What a maker gives where the pickle completes it by a state of its own."""
 
+    @abstractmethod
     def set_state(self, state: object) -> None:
         """Take the pickled state. PickleError where it is none of this holder's."""
-        raise NotImplementedError
 
 
 def read_pickle(

@@ -10,20 +10,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from easydict import EasyDict
 from torch import Tensor
 
 from recognition import checkpoint, delivery, doctor, plan
-from recognition.checkpoint import Best, SaveError, State
-from recognition.data.bad_records import OPENING
+from recognition.checkpoint import SaveError, State
 from recognition.data.order import SampleOrder
-from recognition.distributed import World, any_process, gather, gather_json
+from recognition.distributed import World, any_process, gather
 from recognition.evaluation import report
-from recognition.evaluation.runner import evaluate, headline, load_results, save_results, scalars
+from recognition.evaluation.runner import evaluate, headline, save_results, scalars
 from recognition.evaluation.sets import open_sets
-from recognition.files import alone, write_atomically
-from recognition.inputs import build_loader, class_means, open_bad_records, open_records, some_images
+from recognition.files import alone
+from recognition.inputs import build_loader, open_bad_records, open_records
 from recognition.keeper import Keeper
 from recognition.learner import Learner
 from recognition.logs import Logs
@@ -31,6 +29,7 @@ from recognition.meter import Meter
 from recognition.optim import Schedule
 from recognition.random_state import seed_all
 from recognition.signals import StopSignals
+from recognition.start import begin
 from recognition.types import Batch
 from recognition.weights import sha256
 
@@ -82,7 +81,7 @@ class Trainer:
         """
         lock = self.run.with_name(f".{self.run.name}.lock")
         with alone(lock, f"{self.run} is being trained") if self.world.is_main else contextlib.nullcontext():
-            if self._start():
+            if begin(self):
                 self._train()
 
     def _train(self) -> None:
@@ -95,7 +94,7 @@ class Trainer:
                 last = self.update == self.schedule.total
                 if self._save_due() or last or self.stopped_by:
                     self.save()
-                if self._due(self.config.evaluation.every) and not last and not self.stopped_by:
+                if self.due(self.config.evaluation.every) and not last and not self.stopped_by:
                     self.evaluate("during")
         self.keeper.wait()
         if self.stopped_by:  # signals are watched until this process ends: nobody is to kill it while it does
@@ -176,7 +175,7 @@ class Trainer:
         with self.logs.going_on("the summary is not kept"):
             delivery.write_summary(self.run, model, self.update, self.meter.seconds)
         if (scores := self.meter.scores()) is not None:
-            self._picture("scores", report.score_figure(scores, model.quality_gate))
+            self.picture("scores", report.score_figure(scores, model.quality_gate))
         path = delivery.write_model(self.run, self.config, model, self.records.fingerprint())
         self.logs.say(f"model   {path}")
         if self.results:
@@ -204,90 +203,6 @@ class Trainer:
         if self.logs is not None:
             self.logs.close()
         self.learner = None
-
-    def _start(self) -> bool:
-        """Continue the checkpoint, or prepare a new run. False where the run is complete already."""
-        folder = self.run / "checkpoints"
-        continues = self.resumed_from is not None and self.resumed_from.parent.resolve() == folder.resolve()
-        aside = delivery.set_aside(self.run) if self.world.is_main and not continues else None
-        self.update = self.stored.update if self.stored else 0
-        self.logs = Logs(self.run, total=self.schedule.total, first=self.update, speaks=self.world.is_main)
-        if aside is not None:
-            self.logs.say(f"kept the earlier run of this name as {aside}")
-        if self.world.is_main:
-            if not (self.run / "config.json").is_file():
-                delivery.write_start(self.run, self.config, self.records.fingerprint())
-            write_atomically(self.run / checkpoint.LAUNCH, checkpoint.launch())
-            self.logs.say("\n".join(plan.describe(self)))
-            if later := checkpoint.tidy(folder, self.update):
-                self.logs.say(f"set aside {len(later)} later checkpoint(s) of {folder}")
-        self.keeper = Keeper(
-            self.config.train,
-            folder,
-            self.logs,
-            best=self._best_until_now(),
-            saved_update=self.update if continues else -1,
-        )
-        if self.bad_records is not None:
-            self._open_bad_records(self.update * self.images_per_update if continues else OPENING)
-        if self.resumed_from is not None:
-            return self._resume()
-        if self.config.classifier.init not in ("random", "class_means"):
-            self._take_centres(checkpoint.named(self.config.classifier.init))
-        if self.config.classifier.init == "class_means":
-            self.learner.classifier.init_centres(
-                class_means(self.learner.model, self.records, self.world, self.bad_records)
-            )
-        if self.world.is_main:
-            self._picture("faces", report.face_figure(some_images(self.records, 6, self.bad_records)))
-        if self.config.evaluation.at_start:
-            self.evaluate("before")
-        return True
-
-    def _take_centres(self, path: Path) -> None:
-        checkpoint.check(path)
-        if checkpoint.read_state(path).fingerprint not in ("", self.records.fingerprint()):
-            raise ValueError(f"config.classifier.init: {path} has the class centres of other records")
-        checkpoint.read_centres(path, self.learner.classifier)
-        self.logs.say(f"class centres of {path}")
-
-    def _best_until_now(self) -> Best | None:
-        """As the main process finds it, once it has set aside what is not of this run."""
-        best = None
-        if self.world.is_main and self.stored is not None:
-            best = checkpoint.best_at(self.run / "checkpoints", self.update, self.stored.best)
-        found = gather_json(None if best is None else asdict(best))[0]
-        return None if found is None else Best(**found)
-
-    def _open_bad_records(self, position: int) -> None:
-        """List what was left out at opening, and forget what a run that ended met at `position` or later."""
-        if self.world.is_main:
-            self.bad_records.cut(position)
-            self.bad_records.add(self.records.left_out)
-            if self.records.left_out:
-                self.logs.say(f"left out {len(self.records.left_out)} bad records, see {self.bad_records.path}")
-        dist.barrier()  # nobody adds before the cut
-
-    def _resume(self) -> bool:
-        learner = self.learner
-        checkpoint.read(self.resumed_from, learner.model, learner.classifier, learner.optimizer)
-        learner.scaler.load_state_dict(self.stored.scaler)
-        learner.guard.load_state_dict(self.stored.skipped)
-        self.meter = Meter(self.stored.train_seconds, self.update)
-        self.logs.say(f"continuing {self.resumed_from} at update {self.update}")
-        if not self.stored.fingerprint:
-            self.logs.say("WARNING: the checkpoint does not say which records it was trained on")
-        saved = sorted((self.run / "report").glob("*/results.json"), key=lambda path: path.stat().st_mtime)
-        self.results = {path.parent.name: load_results(path.parent) for path in saved}
-        delivered = gather_json((self.run / delivery.MODEL).is_file())[0]
-        complete = self.update >= self.schedule.total and delivered
-        if complete:
-            self.logs.say("the run is complete; train.resume=never starts it anew")
-        elif self._due(self.config.evaluation.every) and self.update < self.schedule.total:
-            best = self.keeper.best
-            if best is None or best.evaluated < self.update:  # the run ended during this evaluation
-                self.evaluate("during")
-        return not complete
 
     def _all_agree(self, finite: bool) -> bool:
         """The one exchange of an update: may all step; has anybody been told to stop; is it time to save."""
@@ -328,14 +243,15 @@ class Trainer:
     def _save_due(self) -> bool:
         settings = self.config.train
         by_count = settings.save_every_updates and self.update % settings.save_every_updates == 0
-        return bool(self._late or by_count or self._due(settings.save_every))
+        return bool(self._late or by_count or self.due(settings.save_every))
 
-    def _due(self, every: float) -> bool:
+    def due(self, every: float) -> bool:
         """True where the last update crossed a multiple of `every` epochs."""
         size = every * self.records.num_images / self.images_per_update
         return bool(size) and int(self.update / size) > int((self.update - 1) / size)
 
-    def _picture(self, name: str, figure: report.Figure) -> None:
+    def picture(self, name: str, figure: report.Figure) -> None:
+        """Show a figure on the board and keep it in the report."""
         self.logs.figure(f"pictures/{name}", figure, self.update)
         with self.logs.going_on(f"the picture {name} is not kept"):
             delivery.write_picture(self.run, name, figure)

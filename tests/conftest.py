@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from tests.fuzz import memory_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 ORACLES = ROOT / "tests" / "oracles"
@@ -17,6 +20,15 @@ ORACLES = ROOT / "tests" / "oracles"
 def _seeded() -> None:
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture
+def current_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in memory, and the current one, so that payloads name their marker in the same bytes in each run."""
+    with memory_folder() as path:
+        monkeypatch.chdir(path)
+        yield path
+        monkeypatch.undo()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ an exception, a signal, the alarm or a full memory, is told with the seed that i
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import random
@@ -103,6 +104,7 @@ def fuzz(check: Callable[[int], str], count: int, *, name: str, folder: Path | N
     """
     words: Counter = Counter()
     place = mmap(-1, 8)  # the seed that the child is at, for its parent to read
+    gc.freeze()  # else each child's collections walk, and copy, all that a long test run holds
     for begin in range(0, count, CHUNK):
         reader, writer = os.pipe()
         child = os.fork()
@@ -121,6 +123,7 @@ def fuzz(check: Callable[[int], str], count: int, *, name: str, folder: Path | N
             kept = f"; its input is kept in {_keep(folder)}" if folder else ""
             raise AssertionError(f"{name}, seed {seed}: the child {ended}{kept}\n{told.decode(errors='replace')}")
         words += pickle.loads(told)
+    gc.unfreeze()
     print(f"{name}: {count:,} mutated inputs, " + ", ".join(f"{n:,} {word}" for word, n in sorted(words.items())))
     return words
 

@@ -28,7 +28,7 @@ ASSEMBLY = (
     "export",
     "evaluation",
 )
-ENGINE = ("trainer", "keeper", "plan", "doctor", "machine")
+ENGINE = ("trainer", "start", "keeper", "plan", "doctor", "machine")
 
 
 def sources() -> list[Path]:

@@ -6,7 +6,6 @@ import codecs
 import io
 import pickle
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from recognition.data.pairs import PairFileError, read_bin
-from tests.fuzz import fuzz, memory_folder, mutate, pickle_tokens
+from tests.fuzz import fuzz, mutate, pickle_tokens
 
 COUNT = 20_000
 IMAGES = [b"\xff\xd8one\xff\xd9", b"\xff\xd8two\x00\x80'\n\\", b"\xff\xd8three"]
@@ -77,17 +76,9 @@ def real_shaped() -> list[bytes]:
     return files
 
 
-@pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Also the current one, so that payloads name their marker in the same bytes in each run."""
-    with memory_folder() as path:
-        monkeypatch.chdir(path)
-        yield path
-        monkeypatch.undo()
-
-
 @pytest.mark.slow
-def test_twenty_thousand_mutated_sets(folder: Path) -> None:
+def test_twenty_thousand_mutated_sets(current_folder: Path) -> None:
+    folder = current_folder
     files, marker, path = real_shaped(), Path("made"), folder / "set.bin"
     tokens = pickle_tokens(marker)
     for data in files:

@@ -17,7 +17,7 @@ from recognition.backbones import BACKBONES
 from recognition.registry import Found
 from recognition.weights import load_strictly, read_weights, write_weights
 from recognition.weights.arcface_set import read_set
-from tests.fuzz import fuzz, memory_folder, mutate, pickle_tokens
+from tests.fuzz import fuzz, mutate, pickle_tokens
 from tests.recognition.test_weights import mxnet_file
 from tools.convert_checkpoint import convert
 
@@ -106,17 +106,9 @@ def mutated(name: str, data: bytes, rng: random.Random, tokens: list[bytes]) -> 
     return out.getvalue()
 
 
-@pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Also the current one, so that payloads name their marker in the same bytes in each run."""
-    with memory_folder() as path:
-        monkeypatch.chdir(path)
-        yield path
-        monkeypatch.undo()
-
-
 @pytest.mark.slow
-def test_twenty_thousand_mutated_weights(folder: Path, speck: str) -> None:
+def test_twenty_thousand_mutated_weights(current_folder: Path, speck: str) -> None:
+    folder = current_folder
     marker, out = Path("made"), folder / "out" / "out.safetensors"
     files, pickles = seeds(folder), pickle_tokens(marker)
     for name, data, card in files:
@@ -169,7 +161,8 @@ def small_set() -> list[bytes]:
 
 
 @pytest.mark.slow
-def test_five_thousand_mutated_checkpoint_sets(folder: Path) -> None:
+def test_five_thousand_mutated_checkpoint_sets(current_folder: Path) -> None:
+    folder = current_folder
     files, marker = small_set(), Path("made")
     tokens = [*pickle_tokens(marker), b"N", b"\x88", b"]", b"}", b"K\x00\x85", b"G\x7f\xf0\0\0\0\0\0\0"]
     for rank, data in enumerate(files):

@@ -1,0 +1,113 @@
+"""The first minutes of a run: its folder, its logs, what it continues or starts from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+
+from recognition import checkpoint, delivery, plan
+from recognition.checkpoint import Best
+from recognition.data.bad_records import OPENING
+from recognition.distributed import gather_json
+from recognition.evaluation import report
+from recognition.evaluation.runner import load_results
+from recognition.files import write_atomically
+from recognition.inputs import class_means, some_images
+from recognition.keeper import Keeper
+from recognition.logs import Logs
+from recognition.meter import Meter
+
+if TYPE_CHECKING:
+    from recognition.trainer import Trainer
+
+
+def begin(trainer: Trainer) -> bool:
+    """Continue the checkpoint that was chosen, or prepare a new run. False where the run is complete already."""
+    folder = trainer.run / "checkpoints"
+    continues = trainer.resumed_from is not None and trainer.resumed_from.parent.resolve() == folder.resolve()
+    aside = delivery.set_aside(trainer.run) if trainer.world.is_main and not continues else None
+    trainer.update = trainer.stored.update if trainer.stored else 0
+    trainer.logs = Logs(trainer.run, total=trainer.schedule.total, first=trainer.update, speaks=trainer.world.is_main)
+    if aside is not None:
+        trainer.logs.say(f"kept the earlier run of this name as {aside}")
+    if trainer.world.is_main:
+        if not (trainer.run / "config.json").is_file():
+            delivery.write_start(trainer.run, trainer.config, trainer.records.fingerprint())
+        write_atomically(trainer.run / checkpoint.LAUNCH, checkpoint.launch())
+        trainer.logs.say("\n".join(plan.describe(trainer)))
+        if later := checkpoint.tidy(folder, trainer.update):
+            trainer.logs.say(f"set aside {len(later)} later checkpoint(s) of {folder}")
+    trainer.keeper = Keeper(
+        trainer.config.train,
+        folder,
+        trainer.logs,
+        best=_best_until_now(trainer),
+        saved_update=trainer.update if continues else -1,
+    )
+    if trainer.bad_records is not None:
+        _open_bad_records(trainer, trainer.update * trainer.images_per_update if continues else OPENING)
+    if trainer.resumed_from is not None:
+        return _resume(trainer)
+    if trainer.config.classifier.init not in ("random", "class_means"):
+        _take_centres(trainer, checkpoint.named(trainer.config.classifier.init))
+    if trainer.config.classifier.init == "class_means":
+        trainer.learner.classifier.init_centres(
+            class_means(trainer.learner.model, trainer.records, trainer.world, trainer.bad_records)
+        )
+    if trainer.world.is_main:
+        trainer.picture("faces", report.face_figure(some_images(trainer.records, 6, trainer.bad_records)))
+    if trainer.config.evaluation.at_start:
+        trainer.evaluate("before")
+    return True
+
+
+def _take_centres(trainer: Trainer, path: Path) -> None:
+    checkpoint.check(path)
+    if checkpoint.read_state(path).fingerprint not in ("", trainer.records.fingerprint()):
+        raise ValueError(f"config.classifier.init: {path} has the class centres of other records")
+    checkpoint.read_centres(path, trainer.learner.classifier)
+    trainer.logs.say(f"class centres of {path}")
+
+
+def _best_until_now(trainer: Trainer) -> Best | None:
+    """As the main process finds it, once it has set aside what is not of this run."""
+    best = None
+    if trainer.world.is_main and trainer.stored is not None:
+        best = checkpoint.best_at(trainer.run / "checkpoints", trainer.update, trainer.stored.best)
+    found = gather_json(None if best is None else asdict(best))[0]
+    return None if found is None else Best(**found)
+
+
+def _open_bad_records(trainer: Trainer, position: int) -> None:
+    """List what was left out at opening, and forget what a run that ended met at `position` or later."""
+    if trainer.world.is_main:
+        trainer.bad_records.cut(position)
+        trainer.bad_records.add(trainer.records.left_out)
+        if trainer.records.left_out:
+            trainer.logs.say(f"left out {len(trainer.records.left_out)} bad records, see {trainer.bad_records.path}")
+    dist.barrier()  # nobody adds before the cut
+
+
+def _resume(trainer: Trainer) -> bool:
+    learner = trainer.learner
+    checkpoint.read(trainer.resumed_from, learner.model, learner.classifier, learner.optimizer)
+    learner.scaler.load_state_dict(trainer.stored.scaler)
+    learner.guard.load_state_dict(trainer.stored.skipped)
+    trainer.meter = Meter(trainer.stored.train_seconds, trainer.update)
+    trainer.logs.say(f"continuing {trainer.resumed_from} at update {trainer.update}")
+    if not trainer.stored.fingerprint:
+        trainer.logs.say("WARNING: the checkpoint does not say which records it was trained on")
+    saved = sorted((trainer.run / "report").glob("*/results.json"), key=lambda path: path.stat().st_mtime)
+    trainer.results = {path.parent.name: load_results(path.parent) for path in saved}
+    delivered = gather_json((trainer.run / delivery.MODEL).is_file())[0]
+    complete = trainer.update >= trainer.schedule.total and delivered
+    if complete:
+        trainer.logs.say("the run is complete; train.resume=never starts it anew")
+    elif trainer.due(trainer.config.evaluation.every) and trainer.update < trainer.schedule.total:
+        best = trainer.keeper.best
+        if best is None or best.evaluated < trainer.update:  # the run ended during this evaluation
+            trainer.evaluate("during")
+    return not complete
