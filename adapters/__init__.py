@@ -14,7 +14,7 @@ from recognition.registry import Registry
 if TYPE_CHECKING:
     from adapters._attach import attach, attached, check, layers, load, merge, state
     from adapters._facemoe import from_facemoe
-    from adapters._files import Saved, hash_tensors, read_folder, whole_arguments, write_folder
+    from adapters._files import Saved, hash_tensors, read_folder, tensor_file, whole_arguments, write_folder
     from adapters._many import Adapters
     from adapters._peft import from_cvlface, from_peft, to_peft
     from adapters._petalface import from_petalface
@@ -38,6 +38,7 @@ __all__ = [
     "merge",
     "read_folder",
     "state",
+    "tensor_file",
     "to_peft",
     "whole_arguments",
     "write_folder",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,25 @@ class Saved:
         """The adapter anew, to be attached."""
         return ADAPTERS.create(self.name, **self.arguments)
 
+    def check_base(self, own_tensors: Callable[[], str], own_file: str, remedy: str | None) -> None:
+        """ValueError for the wrong base, naming both hashes; and for a card that tells none, ending with `remedy`.
+
+        own_tensors: gives hash_tensors() of the base at hand. own_file: SHA-256 of its file, for cards that tell no
+        hash of tensors; "" where there is none. remedy: None to take a card that tells none for this base's.
+        """
+        wanted, own = self.card.get("base_tensors_sha256"), ""
+        if wanted:
+            own = own_tensors()
+        elif own_file and self.card.get("base_sha256"):
+            wanted, own = self.card["base_sha256"], own_file
+        if not wanted and remedy is not None:
+            raise ValueError(f"{self.path}: its card does not tell which base it is of; {remedy}")
+        if wanted and wanted != own:
+            raise ValueError(
+                f"{self.path} was trained on another base: on SHA-256 {wanted}, and this backbone's is {own}; "
+                "on other weights an adapter gives wrong embeddings"
+            )
+
 
 def read_folder(path: str | Path) -> Saved:
     """Read an adapter's folder, a run that holds one as RUN/model, or the tensor file itself; onto the CPU.
@@ -63,13 +82,7 @@ def read_folder(path: str | Path) -> Saved:
     ValueError for files that are damaged, and for a card that names no known adapter, or arguments it does not take.
     Whether the tensors fit is told by the backbone that they are loaded into.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = next((place / TENSORS for place in (path, path / "model") if (place / TENSORS).is_file()), path)
-    if not path.is_file():
-        raise ValueError(
-            f"{path} is no adapter: wanted a folder that holds {TENSORS} and {CARD}, or a run with a model"
-        )
+    path = tensor_file(path)
     beside = path.with_suffix(".json")
     card = _read_card(beside)
     section = card.get("adapter")
@@ -86,6 +99,18 @@ def read_folder(path: str | Path) -> Saved:
     tensors = read_tensors(path)
     gate = {key.removeprefix(GATE): tensors.pop(key) for key in list(tensors) if key.startswith(GATE)}
     return Saved(path, name, arguments, tensors, gate, card)
+
+
+def tensor_file(path: str | Path) -> Path:
+    """The tensor file of an adapter named as for read_folder. ValueError where there is none."""
+    path = Path(path)
+    if path.is_dir():
+        path = next((place / TENSORS for place in (path, path / "model") if (place / TENSORS).is_file()), path)
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is no adapter: wanted a folder that holds {TENSORS} and {CARD}, or a run with a model"
+        )
+    return path
 
 
 def write_folder(folder: str | Path, tensors: Mapping[str, Tensor], card: Card) -> Path:
@@ -157,11 +182,13 @@ def model_card(card: Card, tensors: Mapping[str, Tensor]) -> str:
     if adapter.needs_gate and "gate" in card:
         rows["scorer"] = f"{_listed(card.get('scorer', {}))}, of what the network sees"
         rows["gate"] = f"{_listed(card['gate'])}; 0 = low quality, 1 = high"
+    elif adapter.needs_gate:
+        rows["gate"] = "not told: merge it at one gate by tools/merge_adapter.py, or train on from it"
     kind = "weights, fine-tuned as a whole," if whole else f"adapter (`{name}`)"
     parts = [
         f"# {backbone}: {name}",
         "",
-        f"A face-recognition {kind} for `{backbone}`, trained with LRFace {card.get('lrface', '')}".rstrip() + ".",
+        f"A face-recognition {kind} for `{backbone}`, {_origin(card)}.",
         "An aligned face goes in, an embedding comes out; compare embeddings by their cosine.",
         "",
         *("| | |", "|---|---|"),
@@ -231,6 +258,12 @@ def _results(results: object) -> list[str]:
                 lines.append(f"| {named.get(when, when)} | " + " | ".join(cells) + " |")
             lines.append("")
     return lines
+
+
+def _origin(card: Card) -> str:
+    if "source" in card:
+        return f"converted from `{card['source']}` (SHA-256 `{card.get('source_sha256')}`)"
+    return f"trained with LRFace {card.get('lrface', '')}".rstrip()
 
 
 def _cell(measure: Mapping[str, float | None] | None) -> str:

@@ -95,7 +95,8 @@ class Adapters:
             raise ValueError(f"an adapter '{name}' is loaded already: delete('{name}') first, or take another name")
         saved = folder if isinstance(folder, Saved) else read_folder(folder)
         if saved.make().freezes_base:  # any other brings every tensor along
-            self._check_base(saved, any_base)
+            remedy = None if any_base else "with any_base=True it is taken for this one"
+            saved.check_base(self._own_hash, self.base_sha256, remedy)
         self._check_gate(name, saved)
         key = json.dumps([saved.name, saved.arguments], sort_keys=True)
         try:
@@ -208,21 +209,9 @@ class Adapters:
             attach(network, adapter, gate)
         return network
 
-    def _check_base(self, saved: Saved, any_base: bool) -> None:
-        wanted, own = saved.card.get("base_tensors_sha256"), ""
-        if wanted:
-            own = self._hash = self._hash or hash_tensors(self._base.state_dict())
-        elif self.base_sha256 and saved.card.get("base_sha256"):
-            wanted, own = saved.card["base_sha256"], self.base_sha256
-        if not wanted and not any_base:
-            raise ValueError(
-                f"{saved.path}: its card does not tell which base it is of; with any_base=True it is taken for this one"
-            )
-        if wanted and wanted != own:
-            raise ValueError(
-                f"{saved.path} was trained on another base: on SHA-256 {wanted}, and this backbone's is {own}; "
-                "on other weights an adapter gives wrong embeddings"
-            )
+    def _own_hash(self) -> str:
+        self._hash = self._hash or hash_tensors(self._base.state_dict())
+        return self._hash
 
     def _check_gate(self, name: str, saved: Saved) -> None:
         if not saved.make().needs_gate:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+OPTIONS = {"scaling": 1.0, "dropout": 0.1, "dropout_at": "output"}  # of lora and dual_lora, as they were trained
+
 _SIDES = {"down": "lora_a", "up": "lora_b"}
 _MARK = ".trainable_lora_"
 

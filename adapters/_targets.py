@@ -78,7 +78,8 @@ def lay_over(ranks: Mapping[str, int], patterns: Mapping[str, int] | None) -> di
         here = matching(pattern, ranks)
         if not here:
             raise ValueError(
-                f"adapter.ranks: '{pattern}' names no adapted layer; the adapted layers {_examples(pattern, [*ranks])}"
+                f"adapter.ranks: '{pattern}' names no adapted layer; "
+                f"the adapted layers {nearest_names(pattern, [*ranks])}"
             )
         for name in here:
             other = said.setdefault(name, pattern)
@@ -89,6 +90,19 @@ def lay_over(ranks: Mapping[str, int], patterns: Mapping[str, int] | None) -> di
                 )
             found[name] = rank
     return found
+
+
+def nearest_names(pattern: str, names: list[str]) -> str:
+    """The end of a sentence: the names nearest to a glob that fits none or not well.
+
+    Those that differ by a number only are shown once, as a glob that names them all.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", name), []).append(name)
+    shown = [glob if len(group) > 1 else group[0] for glob, group in groups.items()]
+    near = difflib.get_close_matches(pattern, shown, n=4, cutoff=0.0)
+    return f"nearest to it are {', '.join(repr(n) for n in near)}" if near else "of this model are of other kinds"
 
 
 def _expression(pattern: str) -> str:
@@ -131,15 +145,5 @@ def _no_match(pattern: str, modules: dict[str, nn.Module], adaptable: list[str])
     if pattern in modules:
         inside = [name for name in adaptable if name.startswith(f"{pattern}.")]
         found = f"names a module of kind {type(modules[pattern]).__name__}, not a Linear or Conv2d"
-        return f"adapter target '{pattern}' {found}; the layers {_examples(pattern, inside or adaptable)}"
-    return f"adapter target '{pattern}' names no Linear or Conv2d; the layers {_examples(pattern, adaptable)}"
-
-
-def _examples(pattern: str, names: list[str]) -> str:
-    """The nearest layers; those that differ by a number only are shown once, as a glob that names them all."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", name), []).append(name)
-    shown = [glob if len(group) > 1 else group[0] for glob, group in groups.items()]
-    near = difflib.get_close_matches(pattern, shown, n=4, cutoff=0.0)
-    return f"nearest to it are {', '.join(repr(n) for n in near)}" if near else "of this model are of other kinds"
+        return f"adapter target '{pattern}' {found}; the layers {nearest_names(pattern, inside or adaptable)}"
+    return f"adapter target '{pattern}' names no Linear or Conv2d; the layers {nearest_names(pattern, adaptable)}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adapters import ADAPTERS
 from adapters._layers import replace
 from adapters._moe import Losses, Mixing, Mixture, ZLoss, mlp_width, picks
-from adapters._targets import _examples, matching
+from adapters._targets import matching, nearest_names
 from recognition.gate import Gate
 from recognition.types import AttachReport
 
@@ -37,7 +37,10 @@ class MoE:
     keeps_base_keys = False  # an MLP's tensors become those of its first expert
     mergeable = "none"
     needs_gate = False
+    auxiliary_losses = True
     freezes_base = True
+    # what weights say nothing of: a run that starts from another's may set them anew
+    of_training = ("z_loss", "z_weight", "balance_weight", "auxiliary_weight", "jitter", "train")
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class MoE:
         z_weight, balance_weight = auxiliary_weight * z_weight, auxiliary_weight * balance_weight
         wanted = train != "none" and (z_weight or balance_weight)
         self.losses = Losses(z_loss, z_weight, balance_weight) if wanted else None
+        self.auxiliary_losses = self.losses is not None
         self.identity_at_start = mixing == "softmax"
         self.freezes_base = train != "all"
 
@@ -142,13 +146,15 @@ def find_mlps(backbone: nn.Module, patterns: Sequence[str] | str | None = None) 
     named = {pattern: matching(pattern, modules) for pattern in patterns}
     for pattern, names in named.items():
         if not names:
-            raise ValueError(f"adapter target '{pattern}' names no module; the names {_examples(pattern, [*modules])}")
+            raise ValueError(
+                f"adapter target '{pattern}' names no module; the names {nearest_names(pattern, [*modules])}"
+            )
     for pattern, names in named.items():
         if not any(name in mlps for name in names):
             kind = type(modules[names[0]]).__name__
             raise ValueError(
                 f"adapter target '{pattern}' names no MLP ('{names[0]}' is a {kind}); the MLPs "
-                f"{_examples(pattern, [*mlps])}"
+                f"{nearest_names(pattern, [*mlps])}"
             )
     met = {name for names in named.values() for name in names}
     return {name: width for name, width in mlps.items() if name in met}

@@ -18,6 +18,7 @@ config.backbone = edict(name="r50")  # the network; arguments as its signature s
 config.backbone.weights = ""  # file to start from: .safetensors, .pt, MXNet .params; "" = random, to train from scratch
 
 config.adapter = edict(name="full")  # what is trained of the backbone: full, lora, dual_lora, ...
+config.adapter.weights = ""  # adapter to go on from: its folder or a finished run, its gate with it; "" = a new one
 
 config.scorer = edict(name="sharpness")  # quality score of what the network sees; used only by adapters with a gate
 config.gate = edict()

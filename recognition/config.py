@@ -38,7 +38,11 @@ LEAST = {
     "evaluation.bootstrap": 0,
     "evaluation.every": 0,
 }
-OWN_KEYS = {"backbone": ("name", "weights"), "objectives": ("name", "weight")}  # not arguments of the plugin
+OWN_KEYS = {  # not arguments of the plugin
+    "backbone": ("name", "weights"),
+    "adapter": ("name", "weights"),
+    "objectives": ("name", "weight"),
+}
 
 
 class ConfigError(ValueError):
@@ -84,6 +88,7 @@ def from_json(path: str | Path) -> EasyDict:
             raise ConfigError(f"{path} is no run's settings: its section {key} is missing or no section")
         if isinstance(section, dict) and not isinstance(found[key].get("name", ""), str):
             raise ConfigError(f"{path} is no run's settings: {key}.name is {found[key]['name']!r}")
+    found["adapter"].setdefault("weights", base.adapter.weights)  # runs from before it started from none
     return EasyDict(found)
 
 

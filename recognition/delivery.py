@@ -14,8 +14,7 @@ from recognition.config import arguments, to_json
 from recognition.evaluation.report import write_figure
 from recognition.files import write_atomically
 from recognition.logs import provenance
-from recognition.model import GATE, FaceModel, count_parameters
-from recognition.types import COLOUR_ORDER, IMAGE_RANGE, IMAGE_SIZE
+from recognition.model import GATE, FaceModel, count_parameters, preprocessing
 from recognition.weights import read_weights, sha256
 
 FOLDER = "model"
@@ -66,12 +65,7 @@ def _card(run: Path, config: EasyDict, model: FaceModel, records: str, names: li
         "buffers": [key for key in names if key in held],
         "gate": {**config.gate, **settings},
         "scorer": dict(config.scorer),
-        "preprocessing": {
-            "colour_order": COLOUR_ORDER,
-            "image_range": list(IMAGE_RANGE),
-            "image_size": IMAGE_SIZE,
-            "input_size": model.backbone.input_size,
-        },
+        "preprocessing": preprocessing(model.backbone),
         "records": records,
         "results": {when: found for when in ("before", "after") if (found := _results(run / "report" / when))},
     }

@@ -35,13 +35,15 @@ class Learner:
     model: FaceModel; network: the same within DDP where anything of it is trained. score: quality of the last batch.
     """
 
-    def __init__(self, config: EasyDict, records: Records, world: World, counts: list[int]) -> None:
-        """counts: images of each process in a micro-step."""
+    def __init__(
+        self, config: EasyDict, records: Records, world: World, counts: list[int], *, resumes: bool = False
+    ) -> None:
+        """counts: images of each process in a micro-step. resumes: a checkpoint is going to be read into it."""
         if config.train.precision not in AUTOCAST:
             raise ValueError(f"config.train.precision is '{config.train.precision}'; it must be one of {[*AUTOCAST]}")
         self.config, self.records, self.world, self.counts = config, records, world, counts
         self.autocast_dtype = AUTOCAST[config.train.precision]
-        assembled = assemble(config)
+        assembled = assemble(config, resumes=resumes)
         self.model, self.attached, self.adapter = assembled.model.to(world.device), assembled.report, assembled.adapter
         self.objectives = torch.nn.ModuleList(
             OBJECTIVES.create(chosen.name, **arguments(chosen, "objectives")) for chosen in config.objectives

@@ -14,10 +14,11 @@ import adapters
 from adapters import ADAPTERS
 from iqa import SCORERS, QualityGate
 from recognition.activation_checkpoint import checkpoint_blocks
+from recognition.adapter_start import check_start
 from recognition.backbones import BACKBONES
 from recognition.config import arguments
 from recognition.gate import Gate
-from recognition.types import Adapter, AttachReport
+from recognition.types import COLOUR_ORDER, IMAGE_RANGE, IMAGE_SIZE, Adapter, AttachReport
 from recognition.weights import build_strictly, read_weights
 
 GATE = "quality_gate."  # its tensors in a delivered model; a gate may have learned them
@@ -102,12 +103,16 @@ class Assembled:
     report: AttachReport
 
 
-def assemble(config: EasyDict, weights: str | Path | None = None) -> Assembled:
+def assemble(config: EasyDict, weights: str | Path | None = None, *, resumes: bool = False) -> Assembled:
     """Backbone, base weights strictly, adapter, freezing, quality gate and scorer, activation checkpointing.
 
+    The adapter's tensors, and its gate's, are those of config.adapter.weights where it names some.
     weights: in place of config.backbone.weights. Random weights and adapters are functions of config.run.seed.
+    resumes: adapter and gate come from a checkpoint or a finished run, so config.adapter.weights is not looked at.
     """
     weights = config.backbone.weights if weights is None else weights
+    start = config.adapter.get("weights") if not resumes else ""
+    saved = adapters.read_folder(start) if start else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         backbone = build_backbone(config, weights)
@@ -118,6 +123,8 @@ def assemble(config: EasyDict, weights: str | Path | None = None) -> Assembled:
                 f"adapter '{config.adapter.name}' freezes the base, but config.backbone.weights names no file: "
                 "a random base would stay random; give weights, or take adapter full"
             )
+        if saved is not None:
+            check_start(saved, config, backbone, weights)
         report = adapters.attach(backbone, adapter, gate)
     quality_gate = scorer = None
     if adapter.needs_gate:
@@ -126,6 +133,10 @@ def assemble(config: EasyDict, weights: str | Path | None = None) -> Assembled:
         if scorer.needs != "image":
             raise ValueError(f"scorer '{config.scorer.name}' needs the {scorer.needs}, which assemble cannot give it")
         scorer.requires_grad_(False)
+    if saved is not None:
+        backbone.load_state_dict(saved.tensors, strict=False)  # check_start has held them against one another
+        if saved.gate and quality_gate is not None:
+            quality_gate.load_state_dict(saved.gate)
     if config.train.checkpoint_activations:
         checkpoint_blocks(backbone, gate, backbone.checkpoint_blocks)
     return Assembled(FaceModel(backbone, gate, quality_gate, scorer, adapter.freezes_base), adapter, report)
@@ -149,6 +160,16 @@ def build_backbone(config: EasyDict, weights: str | Path = "") -> nn.Module:
             raise ValueError(f"{weights} was made with {key}={value}, but config.backbone.{key} is {chosen[key]}")
     config.backbone.update(chosen)  # the run's saved settings then make the same network without the file's card
     return build_strictly(lambda: BACKBONES.create(name, **chosen), loaded.tensors, weights)
+
+
+def preprocessing(backbone: nn.Module) -> dict[str, object]:
+    """What goes into the network, as a card says it."""
+    return {
+        "colour_order": COLOUR_ORDER,
+        "image_range": list(IMAGE_RANGE),
+        "image_size": IMAGE_SIZE,
+        "input_size": backbone.input_size,
+    }
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -35,7 +35,7 @@ def load_run(path: str | Path, *, base: bool = False) -> FaceModel:
         tensors = _delivered(run, config) if run == Path(path) else _of_checkpoint(Path(path), config)
     if not base and not _adapter(config).freezes_base:
         config.backbone.weights = ""  # everything comes from the run itself
-    model = assemble(config).model
+    model = assemble(config, resumes=not base).model
     if not base:
         adapters.load(model.backbone, {k: v for k, v in tensors.items() if not k.startswith(GATE)})
         gate = {k.removeprefix(GATE): v for k, v in tensors.items() if k.startswith(GATE)}

@@ -13,6 +13,7 @@ import torch
 from easydict import EasyDict
 from torch import Tensor
 
+import adapters
 from recognition import checkpoint, delivery, doctor, plan
 from recognition.checkpoint import SaveError, State
 from recognition.data.order import SampleOrder
@@ -55,7 +56,11 @@ class Trainer:
         self.records = open_records(config)
         self.sets = open_sets(config.evaluation) if config.evaluation.sets else []
         self.base = sha256(config.backbone.weights) if config.backbone.weights else ""
-        self.resumed_from, self.stored = checkpoint.to_resume(config, self.run, self.records.fingerprint(), self.base)
+        start = config.adapter.get("weights")
+        self.adapter_start = sha256(adapters.tensor_file(start)) if start else ""
+        self.resumed_from, self.stored = checkpoint.to_resume(
+            config, self.run, self.records.fingerprint(), self.base, self.adapter_start
+        )
         self.global_batch = self.stored.global_batch if self.stored else config.data.batch_size * world.world_size
         self.order = SampleOrder(
             self.records.num_images, config.run.seed, self.global_batch, world.global_rank, world.world_size
@@ -66,7 +71,8 @@ class Trainer:
         epoch = self.records.num_images / self.images_per_update
         total, warmup = max(1, round(config.schedule.epochs * epoch)), round(config.schedule.warmup_epochs * epoch)
         self.schedule = Schedule(config.schedule, total, warmup)
-        self.learner = Learner(config, self.records, world, self.order.counts())
+        resumes = self.stored is not None
+        self.learner = Learner(config, self.records, world, self.order.counts(), resumes=resumes)
         self.update, self.meter, self.signals = 0, Meter(), StopSignals()
         self.results: dict[str, dict] = {}
         self.stopped_by = ""  # name of the signal that ended training early
@@ -163,6 +169,7 @@ class Trainer:
             skipped=self.learner.guard.state_dict(),
             train_seconds=self.meter.seconds,
             best=None if self.keeper.best is None else asdict(self.keeper.best),
+            adapter_sha256=self.adapter_start,
         )
         last = bool(self.stopped_by) or self.update == self.schedule.total
         self.keeper.save(self.learner, state, last=last)

@@ -157,7 +157,8 @@ def _load(source: Path, base: Path | None, any_base: bool) -> tuple[FaceModel, C
             raise ValueError("a run's own settings name its base: leave --base out")
         model, config = load_run(source), settings.from_json(run / "config.json")
         name, arguments = config.backbone.name, settings.arguments(config.backbone, "backbone")
-        adapter, weights = dict(config.adapter), config.backbone.weights
+        adapter, weights = {"name": config.adapter.name}, config.backbone.weights
+        adapter |= settings.arguments(config.adapter, "adapter")
     else:
         saved = adapters.read_folder(source)
         made = saved.make()

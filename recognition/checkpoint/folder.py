@@ -51,6 +51,7 @@ class State:
     train_seconds: float
     best: dict | None = None  # the best of the evaluations until then
     imported: dict | None = None  # where a converted checkpoint comes from
+    adapter_sha256: str = ""  # of the adapter's tensor file that the run started from; "" without one
 
     def as_dict(self) -> dict:
         """JSON-able."""
@@ -65,7 +66,7 @@ def read_state(path: Path) -> State:
         whole = all(type(number) is int and number >= 0 for number in numbers) and state.update == step_of(path)
         whole &= type(state.global_batch) is int and 0 < state.global_batch <= MOST_IMAGES
         whole &= math.isfinite(state.train_seconds) and isinstance(state.scaler, dict)
-        whole &= isinstance(state.fingerprint, str) and isinstance(state.base_sha256, str)
+        whole &= all(isinstance(h, str) for h in (state.fingerprint, state.base_sha256, state.adapter_sha256))
         if not whole:
             raise ValueError("a value cannot be as it is")
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
@@ -187,13 +188,15 @@ def recover(folder: Path) -> None:
             path.rename(final)
 
 
-def to_resume(config: EasyDict, run: Path, fingerprint: str, base: str) -> tuple[Path | None, State | None]:
+def to_resume(
+    config: EasyDict, run: Path, fingerprint: str, base: str, adapter: str = ""
+) -> tuple[Path | None, State | None]:
     """The checkpoint that config.train.resume asks for and its state; Nones for a new start. By all together.
 
-    fingerprint: of the training records. base: SHA-256 of config.backbone.weights, "" without. The main process
-    chooses, and all check files and settings.
+    fingerprint: of the training records. base, adapter: SHA-256 of config.backbone.weights and of the tensors that
+    config.adapter.weights names, "" without. The main process chooses, and all check files and settings.
     ValueError where there is none by that name, where it is damaged (naming the file and the checkpoint before it), or
-    where settings, records or base weights are not those it was trained with.
+    where settings, records, base weights or the adapter started from are not those it was trained with.
     """
     chosen, problem = distributed.gather_json(_choose(config.train.resume, run))[0]
     if problem:
@@ -224,11 +227,15 @@ def to_resume(config: EasyDict, run: Path, fingerprint: str, base: str) -> tuple
             f"{path} was trained on other records than config.data.records names; "
             "give the same ones, or start anew with train.resume=never"
         )
-    if state.base_sha256 not in ("", base):
-        raise ValueError(
-            f"{path} was trained on another file than {config.backbone.weights} is now (SHA-256 differs); "
-            "put the original back, or start anew with train.resume=never"
-        )
+    for stored, now, name in (
+        (state.base_sha256, base, config.backbone.weights),
+        (state.adapter_sha256, adapter, config.adapter.get("weights")),
+    ):
+        if stored not in ("", now):
+            raise ValueError(
+                f"{path} was trained on another file than {name} is now (SHA-256 differs); "
+                "put the original back, or start anew with train.resume=never"
+            )
     return path, state
 
 

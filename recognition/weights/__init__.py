@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from recognition.files import flush, replacing
 from recognition.pickled import shown
+from recognition.weights.adapter_part import MARKS, Publisher, split_adapter
 from recognition.weights.mxnet import MXNET_LIST, Y1_CARD, Y1_MARK, read_mxnet, rename_y1
 from recognition.weights.torch_files import DTYPES, MAGIC_BYTES, ZIP, read_torch
 
 Card = dict[str, object]  # what JSON can say about a file's tensors
 
 DERIVED = ("num_batches_tracked", "relative_position_index", "attn_mask")  # last part of the names dropped on reading
-ADAPTER_MARK = "trainable_lora_"  # in every adapter key of PETALface
 WRAPPERS = re.compile(r"(module\.|_orig_mod\.)*")  # of DistributedDataParallel and torch.compile
 CONTAINERS = ("state_dict_backbone", "state_dict")  # arcface_torch's resume files, and the common habit
 
@@ -49,12 +49,14 @@ LOOKS_LIKE = (
 class Weights:
     """Tensors by the key names of our backbones, and what is known about them.
 
-    adapter: PETALface's `trainable_lora_*` tensors by their published names; empty unless asked for.
+    adapter: tensors of a published adapter (PETALface's, FaceMoE's, CVLface's) by their published names; empty unless
+    asked for. publisher: of the adapter.
     """
 
     tensors: dict[str, Tensor]
     card: Card
     adapter: dict[str, Tensor] = field(default_factory=dict)
+    publisher: Publisher = ""
 
 
 def read_weights(path: str | Path, *, with_adapter: bool = False) -> Weights:
@@ -62,7 +64,7 @@ def read_weights(path: str | Path, *, with_adapter: bool = False) -> Weights:
 
     Wrapper prefixes and derived buffers are dropped and MXNet's names of "y1" become ours; a card is found beside
     safetensors, and known for MXNet's "y1", otherwise empty.
-    with_adapter: return PETALface's LoRA tensors too; without it a file that holds some is refused.
+    with_adapter: return a published adapter's tensors too, apart; without it a file that holds some is refused.
     ValueError for a file that is none of these, is cut short or holds something else than tensors.
     """
     path = Path(path)
@@ -79,16 +81,16 @@ def read_weights(path: str | Path, *, with_adapter: bool = False) -> Weights:
         else:
             tensors = _renamed(tensors, lambda name: name.split(":", 1)[-1], path)
     tensors = plain_tensors(tensors, path)
-    adapter = {key: tensors.pop(key) for key in list(tensors) if ADAPTER_MARK in key}
+    tensors, adapter, publisher = split_adapter(tensors, path)
     if adapter and not with_adapter:
         raise ValueError(
-            f"{path}: besides the base's {len(tensors)} tensors it holds {len(adapter)} of a LoRA adapter, such as "
-            f"'{next(iter(adapter))}', and the base alone is another network; ask for them with "
-            f"read_weights(path, with_adapter=True), which returns them apart"
+            f"{path}: besides the base's {len(tensors)} tensors it holds {len(adapter)} of {MARKS[publisher].words} "
+            f"such as '{next(iter(adapter))}', and the base alone is another network; tools/convert_checkpoint.py "
+            "makes a base and an adapter's folder of it; read_weights(path, with_adapter=True) returns them apart"
         )
     if not tensors:
         raise ValueError(f"{path}: holds no weights of a network")
-    return Weights(tensors, card, adapter if with_adapter else {})
+    return Weights(tensors, card, adapter, publisher)
 
 
 def plain_tensors(saved: Mapping[object, object], path: str | Path) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ MAGIC_BYTES = b"\x8a\n" + MAGIC.to_bytes(10, "little")
 OLDER_VERSION = 1001
 COUNT = struct.Struct("<q")
 ENCRYPTED = 1  # a flag of a zip entry
+FOLDER = 0x10  # an attribute of a zip entry; torch.load takes what was in memory for its content
 REBUILT = tuple(("torch._utils", f"_rebuild_{what}") for what in ("tensor_v2", "tensor", "parameter"))
 MOST_AXES, MOST_TENSORS = 64, 200_000
 LARGEST = 2**48  # a side, a stride, or the numbers of a tensor
@@ -103,6 +104,8 @@ def _vetted(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     entries = {entry.filename: entry for entry in archive.infolist()}
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & ENCRYPTED for entry in entries.values()):
         raise PickleError("its entries are compressed or encrypted, which torch.save never does; save it again")
+    if any(entry.external_attr & FOLDER for entry in entries.values()):
+        raise PickleError("some of its entries are marked as folders, which torch.save never does; save it again")
     sizes = [max(entry.file_size, entry.compress_size) for entry in archive.infolist()]  # zipfile reads either
     if sum(sizes) > size:
         raise PickleError("its entries declare more bytes than the file has")

@@ -17,6 +17,7 @@ from adapters._moe import Losses, Mixture, Router, mlp_width, picks
 from recognition.activation_checkpoint import checkpoint_blocks
 from recognition.backbones import BACKBONES
 from recognition.backbones._layers import Mlp
+from recognition.config import arguments
 from recognition.config import load as load_recipe
 from recognition.gate import Gate
 from recognition.model import FaceModel
@@ -258,7 +259,7 @@ def test_the_recipes_two_stages() -> None:
     first = load_recipe(ROOT / "configs" / "moe_tinyface_classifier.py")
     second = load_recipe(ROOT / "configs" / "moe_tinyface_full.py")
     backbone = Tiny()
-    adapter = ADAPTERS.create("moe", **{k: v for k, v in first.adapter.items() if k != "name"})
+    adapter = ADAPTERS.create("moe", **arguments(first.adapter, "adapter"))
     attach(backbone, adapter, Gate())
     classifier = nn.Linear(12, 4, bias=False)
     optimizer = build_optimizer(first, FaceModel(backbone, Gate(), frozen_base=True), classifier, adapter)
@@ -342,8 +343,9 @@ def test_published_sizes(oracles: Path) -> None:
     with torch.device("meta"):
         backbone = BACKBONES.create("swin_120")
         attach(backbone, ADAPTERS.create("moe", train="all", **OPTIONS), Gate())
-        base, adapter = from_facemoe({key: torch.empty(shape) for key, shape in keys.items()})
+        base, adapter, chosen = from_facemoe({key: torch.empty(shape) for key, shape in keys.items()})
         dense = BACKBONES.create("swin_120")
+    assert chosen == OPTIONS
     sizes = {name: p.numel() for name, p in backbone.named_parameters()}
     assert sum(sizes.values()) == 463_981_776
     assert sum(size for name, size in sizes.items() if ".experts." in name) == 375_393_024
@@ -358,7 +360,8 @@ def test_published_sizes(oracles: Path) -> None:
 def test_published_experts_that_do_not_belong_together_are_refused() -> None:
     layer = Mixture(Mlp(4, 8, nn.GELU()), 4, Gate())
     tensors = {f"b.mlp.{key.replace('router.', 'router.gate.')}": t for key, t in layer.state_dict().items()}
-    base, adapter = from_facemoe(tensors)
+    base, adapter, chosen = from_facemoe(tensors)
+    assert chosen == OPTIONS
     assert {f"b.mlp.{key}" for key in layer.state_dict()} == set(adapter)
     assert set(base) == {f"b.mlp.{key}" for key in layer.experts[0].state_dict()}
     for key in ("b.mlp.router.gate.weight", "b.mlp.experts.1.fc1.bias"):
@@ -366,12 +369,25 @@ def test_published_experts_that_do_not_belong_together_are_refused() -> None:
             from_facemoe({k: t for k, t in tensors.items() if k != key})
     with pytest.raises(ValueError, match=r"experts \[0, 2\] and a router for 3"):
         from_facemoe({k: t for k, t in tensors.items() if ".experts.1." not in k})
+    huge = {**tensors, "b.mlp.router.gate.weight": torch.empty(2**40, 0)}  # rows that cost no memory
+    with pytest.raises(ValueError, match=f"and a router for {2**40};"):
+        from_facemoe(huge)
+
+
+def test_as_many_experts_as_the_tensors_have() -> None:
+    def block(name: str, experts: int) -> dict[str, Tensor]:
+        layer = Mixture(Mlp(4, 8, nn.GELU()), 4, Gate(), experts)
+        return {f"{name}.{key.replace('router.', 'router.gate.')}": t for key, t in layer.state_dict().items()}
+
+    assert from_facemoe({**block("a.mlp", 4), **block("b.mlp", 4)})[2] == {**OPTIONS, "experts": 4}
+    with pytest.raises(ValueError, match=r"different numbers of experts, .*'a\.mlp' has 4, 'b\.mlp' has 2"):
+        from_facemoe({**block("a.mlp", 4), **block("b.mlp", 2)})
 
 
 @pytest.mark.slow
 def test_facemoes_swin(oracles: Path) -> None:
     keys = json.loads((oracles / "moe_swin_moe.keys.json").read_text())
-    base, adapter = from_facemoe({key: torch.from_numpy(fill(key, tuple(shape))) for key, shape in keys.items()})
+    base, adapter, _ = from_facemoe({key: torch.from_numpy(fill(key, tuple(shape))) for key, shape in keys.items()})
     backbone, gate = BACKBONES.create("swin_120"), Gate()
     missing, unexpected = backbone.load_state_dict(base, strict=False)
     assert not unexpected and not [key for key in missing if not key.endswith("num_batches_tracked")]

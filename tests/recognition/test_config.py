@@ -91,7 +91,7 @@ def test_a_setting_keeps_its_type_through_all_layers(tmp_path):
 def test_a_plugins_name_comes_before_its_arguments_in_any_order(tmp_path):
     path = recipe(tmp_path, "")
     for overrides in (["adapter.name=lora", "adapter.rank=4"], ["adapter.rank=4", "adapter.name=lora"]):
-        assert load(path, overrides).adapter == {"name": "lora", "rank": 4}
+        assert load(path, overrides).adapter == {"name": "lora", "weights": "", "rank": 4}
 
 
 def test_differences_name_what_changed_but_for_what_is_free(tmp_path):

@@ -204,6 +204,19 @@ def test_a_zip_that_unpacks_to_more_is_refused(tmp_path):
         read_weights(tmp_path / "small.pt")
 
 
+def test_a_zip_entry_marked_as_a_folder_is_refused(tmp_path):
+    path = saved(tmp_path / "net.pt", {"a": torch.ones(3)})
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "folder.pt", "w") as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            entry.external_attr = (
+                0x10 if entry.filename.endswith("data/0") else 0
+            )  # torch.load gives what lay in memory
+            new.writestr(entry, content)
+    with pytest.raises(ValueError, match="marked as folders"):
+        read_weights(tmp_path / "folder.pt")
+
+
 @pytest.mark.parametrize("shape", [{"a": 2**60}, {"a": -1}, {"a": "many"}])
 def test_a_network_is_made_only_if_the_tensors_bear_it_out(shape):
     def make() -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from adapters import Adapters
 from recognition.backbones import BACKBONES
+from recognition.gate import Gate
 from recognition.registry import Found
 from recognition.weights import load_strictly, read_weights, write_weights
 from recognition.weights.arcface_set import read_set
@@ -26,7 +29,7 @@ SPECK = "speck_of_this_test"
 
 
 class Speck(nn.Module):
-    """A backbone of six tensors, so that 20,000 of them are made in seconds."""
+    """A backbone of eleven tensors, so that 20,000 of them are made in seconds."""
 
     input_size = 112
     adapter_targets = ("fc",)
@@ -37,6 +40,7 @@ class Speck(nn.Module):
         super().__init__()
         self.embedding_size = embedding_size
         self.norm = nn.BatchNorm1d(2)
+        self.mlp = nn.Sequential(nn.Linear(2, 3), nn.GELU(), nn.Linear(3, 2))
         self.fc = nn.Linear(2, 4)
         self.out = nn.Linear(4, embedding_size, bias=False)
 
@@ -63,6 +67,13 @@ def saved(thing: object, **options) -> bytes:
 def seeds(tmp_path: Path) -> list[tuple[str, bytes, bytes]]:
     """(file name, content, card) of each kind."""
     lora = {f"fc.trainable_lora_{side}.weight": torch.randn(shape) for side, shape in SIDES.items()}
+    dense = {k: v for k, v in state().items() if k.startswith("mlp.")}
+    experts = {k.replace("mlp.", f"mlp.experts.{i}."): v + i for k, v in dense.items() for i in range(2)}
+    moe = {k: v for k, v in state().items() if k not in dense} | experts | {"mlp.router.gate.weight": torch.ones(2, 2)}
+    peft = {f"net.{k.replace('fc.', 'fc.base_layer.')}": v for k, v in state().items()}
+    peft |= {
+        f"net.fc.lora_{side}.default.weight": torch.randn(SIDES[end]) for side, end in (("A", "down"), ("B", "up"))
+    }
     wrapped = {"state_dict_backbone": {f"module.{k}": v for k, v in state().items()}, "epoch": 3}
     shared = state() | {"out.weight": torch.randn(20)[2:14].view(4, 3).T, "fc.bias": torch.ones(4).half()}
     write_weights(tmp_path / "x.safetensors", state(), {})
@@ -74,6 +85,8 @@ def seeds(tmp_path: Path) -> list[tuple[str, bytes, bytes]]:
         ("zip.pt", saved(wrapped, pickle_protocol=4), b""),
         ("zip.pt", saved(shared), b""),
         ("zip.pt", saved({**state(), **lora}), b""),
+        ("zip.pt", saved(moe), b""),
+        ("zip.pt", saved(peft), b""),
         ("older.pt", saved(state(), **older), b""),
         ("older.pt", saved(wrapped, **older), b""),
         ("older.pt", saved({k: nn.Parameter(v) for k, v in shared.items()}, **older, pickle_protocol=4), b""),
@@ -114,6 +127,7 @@ def test_twenty_thousand_mutated_weights(current_folder: Path, speck: str) -> No
     for name, data, card in files:
         put(folder / name, data, card)
         convert(folder / name, out, speck)
+        shutil.rmtree(folder / "out" / "out_adapter", ignore_errors=True)
 
     def check(seed: int) -> str:
         rng = random.Random(seed)
@@ -134,7 +148,13 @@ def test_twenty_thousand_mutated_weights(current_folder: Path, speck: str) -> No
             assert not marker.exists(), "the payload ran"
         read = read_weights(out)
         assert all(tensor.isfinite().all() for tensor in read.tensors.values())
-        load_strictly(Speck(**read.card["arguments"]), read.tensors, out)
+        base = Speck(**read.card["arguments"])
+        load_strictly(base, read.tensors, out)
+        if (folder / "out" / "out_adapter").is_dir():
+            bank = Adapters(base, Gate())
+            bank.load("it", folder / "out" / "out_adapter")
+            bank.activate("it")
+            shutil.rmtree(folder / "out" / "out_adapter")
         return f"{compared(source, read.tensors)} ({source.suffix})"
 
     words = fuzz(check, COUNT, name="convert_checkpoint", folder=folder)
