@@ -10,6 +10,7 @@ from recognition.model import count_parameters
 from recognition.types import IMAGE_SIZE
 
 if TYPE_CHECKING:
+    from recognition.learner import Learner
     from recognition.trainer import Trainer
 
 
@@ -62,23 +63,23 @@ def memory_parts(trainer: Trainer) -> dict[str, int]:
         "network": 4 * (total + (2 + moments) * trainable),  # gradients lie in DDP's buckets too
         "class centres": 4 * centres.numel() * (2 + moments),
         "logits": 2 * 4 * trainer.global_batch * max(1, round(len(centres) * learner.classifier.sample_rate)),
-        "activations": activations(trainer),
+        "activations": activations(learner, trainer.config.data.batch_size),
     }
 
 
-def activations(trainer: Trainer) -> int:
-    """Bytes that the network keeps for backward at this process's batch: counted at two sizes, drawn out to the batch.
+def activations(learner: Learner, batch_size: int) -> int:
+    """Bytes that the network keeps for backward of a batch: counted at two sizes, drawn out to this one.
 
     Two, since some of it is there once whatever the batch, such as the weights that autocast rounds.
     """
-    two, four = kept_bytes(trainer, 2), kept_bytes(trainer, 4)
-    return max(two, two + (trainer.config.data.batch_size - 2) * (four - two) // 2)
+    two, four = kept_bytes(learner, 2), kept_bytes(learner, 4)
+    return max(two, two + (batch_size - 2) * (four - two) // 2)
 
 
-def kept_bytes(trainer: Trainer, images: int) -> int:
+def kept_bytes(learner: Learner, images: int) -> int:
     """Bytes that the network keeps for backward of some images, besides its weights: counted in one forward."""
     kept: dict[int, int] = {}
-    model, dtype = trainer.learner.model, trainer.learner.autocast_dtype
+    model, dtype, device = learner.model, learner.autocast_dtype, learner.world.device
     own = {value.untyped_storage().data_ptr() for value in [*model.parameters(), *model.buffers()]}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -87,12 +88,12 @@ def kept_bytes(trainer: Trainer, images: int) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    batch = torch.zeros(images, 3, IMAGE_SIZE, IMAGE_SIZE, device=trainer.world.device)
+    batch = torch.zeros(images, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
     was_training = model.training
     with (
         torch.random.fork_rng(devices=[batch.device] if batch.is_cuda else []),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        torch.autocast(trainer.world.device.type, dtype=dtype, enabled=dtype is not None),
+        torch.autocast(device.type, dtype=dtype, enabled=dtype is not None),
     ):
         held = model.eval()(batch)  # eval: batch statistics must not move
         size = sum(kept.values())

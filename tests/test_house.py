@@ -14,6 +14,8 @@ CONTRACTS = ("registry", "gate", "config", "distributed", "types", "files", "sig
 PARTS = ("backbones", "margins", "objectives", "data", "partial_fc", "weights")
 ASSEMBLY = (
     "model",
+    "adapter_start",
+    "published",
     "activation_checkpoint",
     "inputs",
     "optim",
@@ -28,7 +30,7 @@ ASSEMBLY = (
     "export",
     "evaluation",
 )
-ENGINE = ("trainer", "start", "keeper", "plan", "doctor", "machine")
+ENGINE = ("trainer", "start", "keeper", "plan", "doctor", "machine", "step_bench")
 
 
 def sources() -> list[Path]:

@@ -3,6 +3,7 @@
   python tools/benchmark.py loader
   python tools/benchmark.py loader --records data/faces/train.rec --workers 1 2 4 --batch 128
   python tools/benchmark.py checkpoint --mib 256
+  python tools/benchmark.py step configs/lfw_lora.py configs/lfw_dora.py configs/lfw_full.py
 
 A row is the median of --repeats measurements of --seconds each, taken in turn with all other rows, so that a busy
 machine slows them alike; each starts anew and warms up first. `of limit` compares the medians.
@@ -34,6 +35,7 @@ class Subject:
     unit: str
     module: str
     arguments: Callable[[argparse.ArgumentParser], None]
+    warm_up_pieces: int = 24  # at least: what a loader decoded ahead, before it was the limit, must be used up
 
 
 def loader_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,12 +54,25 @@ def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", help="where to write (default: the system's temporary folder)")
 
 
+def step_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipes", nargs="+", help="what to train; the first is what the others are compared with")
+    parser.add_argument("--batch", type=int, default=16, help="images (default: %(default)s)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
 SUBJECTS = {
     "checkpoint": Subject(
         "MiB/s of saving, and of what training waits for", "MiB", "recognition.checkpoint.bench", checkpoint_arguments
     ),
     "loader": Subject(
         "images/s of the loaders and of the bare decoders", "images", "recognition.data.bench", loader_arguments
+    ),
+    "step": Subject(
+        "images/s of training steps, and what they keep in memory",
+        "images",
+        "recognition.step_bench",
+        step_arguments,
+        2,
     ),
 }
 
@@ -77,15 +92,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-WARM_UP_PIECES = 24  # at least: what a loader decoded ahead, before it was the limit, must be used up
-
-
-def rate(start: Callable[[], Iterator[int]], seconds: float, warm_up: float) -> float:
+def rate(start: Callable[[], Iterator[int]], seconds: float, warm_up: float, warm_up_pieces: int) -> float:
     """Units per second of one fresh run, once it is warm."""
     with closing(start()) as work:
         begin = time.perf_counter()
         for pieces, _ in enumerate(work, 1):
-            if pieces >= WARM_UP_PIECES and time.perf_counter() - begin >= warm_up:
+            if pieces >= warm_up_pieces and time.perf_counter() - begin >= warm_up:
                 break
         done, begin = 0, time.perf_counter()
         for units in work:
@@ -112,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with importlib.import_module(subject.module).cases(args) as (about, cases):
             rates: dict[str, list[float]] = {name: [] for name in cases}
             for _, (name, (start, _)) in itertools.product(range(args.repeats), cases.items()):
-                rates[name].append(rate(start, args.seconds, args.warm_up))
+                rates[name].append(rate(start, args.seconds, args.warm_up, subject.warm_up_pieces))
     except (ValueError, OSError) as error:
         print(f"benchmark {args.subject}: {error}", file=sys.stderr)
         return 1

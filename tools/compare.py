@@ -64,10 +64,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--setting", nargs="+", action="append", metavar="NAME [OVERRIDE]", help="a name and its overrides; repeatable"
     )
+    parser.add_argument("--against", default="", metavar="RECIPE", help="compare all others with this one, too")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, default=0, help="threads of each run, 0 = torch's choice")
     arguments = parser.parse_args(argv[:cut])
     arguments.common = argv[cut + 1 :]
+    arguments.against = Path(arguments.against).stem
+    if arguments.against and arguments.against not in [recipe.stem for recipe in arguments.recipes]:
+        parser.error(f"--against {arguments.against} is none of the recipes")
     return arguments
 
 
@@ -147,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     finished = [job for job in jobs if job.done]
     if finished:
         runs = {(job.setting, job.recipe.stem, job.seed): job.run for job in finished}
-        print(write_comparison(arguments.out, runs))
+        print(write_comparison(arguments.out, runs, arguments.against))
     return 1 if failed else 0
 
 

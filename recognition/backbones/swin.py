@@ -212,3 +212,19 @@ def swin_120(
 ) -> SwinTransformer:
     """Swin-B of PETALface, 213.7 M parameters, 120 px; its published weights need shift_mask=False."""
     return SwinTransformer(embedding_size=embedding_size, dropout=dropout, drop_path=drop_path, shift_mask=shift_mask)
+
+
+@BACKBONES.register("swin_nano")
+def swin_nano(
+    embedding_size: int = 128, dropout: float = 0.0, drop_path: float = 0.0, shift_mask: bool = True
+) -> SwinTransformer:
+    """Swin for demonstrations on a CPU, widths 64 and 128, 2 + 2 blocks, 2.2 M parameters, 120 px."""
+    return SwinTransformer(
+        width=64,
+        depths=(2, 2),
+        heads=(4, 8),
+        embedding_size=embedding_size,
+        dropout=dropout,
+        drop_path=drop_path,
+        shift_mask=shift_mask,
+    )

@@ -143,3 +143,9 @@ def vit_l(embedding_size: int = 512, drop_path: float = 0.05, mask_ratio: float 
 def vit_h(embedding_size: int = 512, drop_path: float = 0.1, mask_ratio: float = 0.0) -> VisionTransformer:
     """ViT-H, width 1024, 48 blocks, 112 px."""
     return VisionTransformer(1024, 48, 8, embedding_size, drop_path, mask_ratio)
+
+
+@BACKBONES.register("vit_nano")
+def vit_nano(embedding_size: int = 128, drop_path: float = 0.0, mask_ratio: float = 0.0) -> VisionTransformer:
+    """ViT for demonstrations on a CPU, width 128, 4 blocks, 3.2 M parameters, 112 px."""
+    return VisionTransformer(128, 4, 4, embedding_size, drop_path, mask_ratio)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recognition.delivery import MODEL
 from recognition.evaluation.intervals import interval, resample_mean, resample_tar
 from recognition.evaluation.runner import ITEMS, by_fold, load_results
 
@@ -36,24 +37,24 @@ class Cell:
         return f"{100 * (self.value - other.value):+.1f} [{100 * lo:+.1f}, {100 * hi:+.1f}]{star}"
 
 
-def write_comparison(folder: str | Path, runs: Mapping[tuple[str, str, int], Path]) -> str:
+def write_comparison(folder: str | Path, runs: Mapping[tuple[str, str, int], Path], against: str = "") -> str:
     """Write folder/comparison.md and return its text. runs: (setting, recipe, seed) -> finished run folder.
 
     For each setting: the starting model, as one of the runs has evaluated it, and every recipe, per set and measure, at
     every low resolution. Values are means over seeds; intervals are 95 % bootstrap over pairs, over people for ranks,
-    with the same resamples for all rows.
+    with the same resamples for all rows. against: a recipe that all others are compared with, besides the base.
     """
     settings = list(dict.fromkeys(setting for setting, _, _ in runs))
     before = next((path / "report" / "before" for path in runs.values() if (path / "report" / "before").is_dir()), None)
     base = {} if before is None else {BASE: [load_results(before)]}
-    text = "\n".join(_setting(s, {k[1:]: v for k, v in runs.items() if k[0] == s}, base) for s in settings)
+    text = "\n".join(_setting(s, {k[1:]: v for k, v in runs.items() if k[0] == s}, base, against) for s in settings)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "comparison.md").write_text(text)
     return text
 
 
-def _setting(setting: str, runs: Mapping[tuple[str, int], Path], base: dict[str, list[dict]]) -> str:
+def _setting(setting: str, runs: Mapping[tuple[str, int], Path], base: dict[str, list[dict]], against: str) -> str:
     recipes = list(dict.fromkeys(recipe for recipe, _ in runs))
     folders = {recipe: [path for (name, _), path in runs.items() if name == recipe] for recipe in recipes}
     results = base | {r: [load_results(path / "report" / "after") for path in paths] for r, paths in folders.items()}
@@ -63,10 +64,11 @@ def _setting(setting: str, runs: Mapping[tuple[str, int], Path], base: dict[str,
         for measure in _measures(next(iter(sides.values()))):
             cells = {m: {s: _cell([r[name][s] for r in found], measure) for s in sides} for m, found in results.items()}
             lines += _table(f"{name}: {measure}, %", sides, cells, lambda cell, _: cell.text())
-            if BASE in cells:
-                gains = {model: row for model, row in cells.items() if model != BASE}
-                title = f"{name}: {measure}, points over the base (* = interval without zero)"
-                lines += _table(title, sides, gains, lambda cell, s, base=cells[BASE]: cell.gain(base[s]))
+            for other, called in ((BASE, "the base"), (against, against)):
+                if other in cells:
+                    gains = {model: row for model, row in cells.items() if model not in (BASE, other)}
+                    title = f"{name}: {measure}, points over {called} (* = interval without zero)"
+                    lines += _table(title, sides, gains, lambda cell, s, row=cells[other]: cell.gain(row[s]))
     return "\n".join(lines)
 
 
@@ -76,8 +78,15 @@ def _costs(folders: Mapping[str, Sequence[Path]]) -> list[str]:
         summaries = [json.loads((path / "summary.json").read_text()) for path in paths]
         minutes = np.mean([s["train_seconds"] for s in summaries]) / 60
         count, total = summaries[0]["trainable_parameters"], summaries[0]["parameters"]
-        rows.append(f"| {recipe} | {len(paths)} | {count:,} ({100 * count / total:.2f} %) | {minutes:.1f} |")
-    return ["| recipe | seeds | trainable parameters | training, minutes |", "|---|---|---|---|", *rows, ""]
+        size = (paths[0] / MODEL).stat().st_size / 1024
+        cost = f"{count:,} ({100 * count / total:.2f} %) | {size:,.0f} | {minutes:.1f}"
+        rows.append(f"| {recipe} | {len(paths)} | {cost} |")
+    return [
+        "| recipe | seeds | trainable parameters | file, KiB | training, minutes |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _measures(measures: Mapping[str, object]) -> list[str]:

@@ -36,7 +36,7 @@ def test_memory_is_the_sum_of_its_parts(trainer):
 def test_counting_what_is_kept_changes_nothing(trainer):
     model = trainer.learner.model
     before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
-    once, twice = plan.kept_bytes(trainer, 2), plan.kept_bytes(trainer, 2)
+    once, twice = plan.kept_bytes(trainer.learner, 2), plan.kept_bytes(trainer.learner, 2)
     assert once == twice > 2 * 112 * 112 * 3 * 4
     assert torch.equal(state, torch.get_rng_state()) and model.training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
@@ -55,6 +55,6 @@ class Wide(torch.nn.Module):
 
 def test_weights_are_not_counted_with_the_activations(trainer):
     trainer.learner.model = Wide()
-    assert plan.kept_bytes(trainer, 2) == 2 * 4096 and plan.activations(trainer) == 6 * 4096
+    assert plan.kept_bytes(trainer.learner, 2) == 2 * 4096 and plan.activations(trainer.learner, 6) == 6 * 4096
     trainer.learner.autocast_dtype = torch.bfloat16  # a weight of 2 bytes a number, once, and a smaller input
-    assert plan.activations(trainer) == 2 * 1024**2 + 6 * 2048
+    assert plan.activations(trainer.learner, 6) == 2 * 1024**2 + 6 * 2048

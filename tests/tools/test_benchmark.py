@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from recognition.data.recordio import Header, RecordWriter, pack
+from tests.small import write_recipe
 from tools import benchmark
 
 ROOT = Path(__file__).parents[2]
@@ -77,12 +79,12 @@ def test_rate_counts_after_the_warm_up_and_closes(monkeypatch):
 
     def work():
         try:
-            yield from itertools.repeat(1000, benchmark.WARM_UP_PIECES)
+            yield from itertools.repeat(1000, 4)
             yield from itertools.repeat(3)
         finally:
             closed.append(True)
 
-    assert benchmark.rate(work, seconds=5, warm_up=0) == 3  # a clock that ticks once per piece
+    assert benchmark.rate(work, seconds=5, warm_up=0, warm_up_pieces=4) == 3  # a clock that ticks once per piece
     assert closed == [True]
 
 
@@ -98,3 +100,28 @@ def test_help_comes_without_torch():
     code += "except SystemExit: assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "--workers" in done.stdout, done.stderr
+
+
+def test_training_steps_are_compared_with_the_first_recipe(tmp_path, capsys):
+    first = write_recipe(tmp_path)
+    second = tmp_path / "frozen.py"
+    second.write_text(
+        "from easydict import EasyDict as edict\n"
+        'parent = "small.py"\nconfig = edict(adapter=edict(name="norms_only"))\n'
+        f'config.backbone = edict(weights="{ROOT / "weights" / "demo_base.safetensors"}", embedding_size=128)\n'
+    )
+    quick = ["--repeats", "1", "--seconds", "0.01", "--warm-up", "0", "--batch", "2", "--device", "cpu"]
+    assert benchmark.main(["step", str(first), str(second), *quick]) == 0
+    about, _, _, _, *rows = capsys.readouterr().out.splitlines()
+    kept = dict(re.findall(r"(small|frozen) ([\d.]+)", about))
+    assert 0 < float(kept["frozen"]) < float(kept["small"])
+    assert [row.split("|")[1].strip() for row in rows] == ["small", "frozen"] and rows[0].endswith("| limit |")
+
+
+def test_a_recipe_without_its_files_is_no_row(tmp_path, capsys):
+    recipe = tmp_path / "lacking.py"
+    recipe.write_text(
+        'from easydict import EasyDict as edict\nconfig = edict(needs=[edict(path="nowhere.rec", help="make it")])\n'
+    )
+    assert benchmark.main(["step", str(recipe)]) == 1
+    assert "missing nowhere.rec: make it" in capsys.readouterr().err

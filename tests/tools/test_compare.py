@@ -20,10 +20,12 @@ def recipes(tmp_path):
 def test_a_table_of_recipes_settings_and_seeds_resumes_and_pairs(tmp_path, recipes, capsys):
     out = tmp_path / "out"
     call = [str(out), *recipes, "--seeds", "0", "1", "--setting", "plain", "--setting", "dim", "degradation.share=0.5"]
+    call += ["--against", "one"]
     assert compare.main([*call, "--jobs", "2", "--threads", "1"]) == 0
     text = (out / "comparison.md").read_text()
     assert text.count("## ") == 2 and "| base |" in text and "| one | 2 |" in text and "| two | 2 |" in text
     assert "points over the base" in text and "small: accuracy, %" in text and "tar@0.01" in text
+    assert "points over one" in text and "file, KiB" in text
     assert "8 runs, 0 of them done" in capsys.readouterr().out
     assert compare.main([*call, "--", "optim.lr=0.5"]) == 2
     assert "optim.lr: 0.5" in capsys.readouterr().err
@@ -35,6 +37,12 @@ def test_a_failing_run_is_shown_and_the_rest_goes_on(tmp_path, recipes, capsys):
     out = tmp_path / "out"
     assert compare.main([str(out), recipes[0], "--", "data.records=nowhere.rec"]) == 1
     assert "nowhere.rec" in capsys.readouterr().err
+
+
+def test_the_yardstick_is_one_of_the_recipes(tmp_path, recipes, capsys):
+    with pytest.raises(SystemExit):
+        compare.main([str(tmp_path / "out"), *recipes, "--against", "three"])
+    assert "--against three is none of the recipes" in capsys.readouterr().err
 
 
 def test_recipes_of_different_models_are_refused(tmp_path, recipes, capsys):

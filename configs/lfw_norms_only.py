@@ -1,0 +1,13 @@
+"""Real faces, small budget: norms and biases alone, on MobileFaceNet "y1".
+
+Needs   as configs/lfw_full.py
+Run     python tools/train.py configs/lfw_norms_only.py
+Expect  docs/results.md
+"""
+
+from easydict import EasyDict as edict
+
+parent = "lfw_full.py"
+config = edict()
+config.adapter = edict(name="norms_only")
+config.optim = edict(lr=1e-2)
