@@ -72,6 +72,7 @@ class MarginContext:
     generator: torch.Generator  # CPU, seeded by (seed, step): the same draw on every process
     class_start: int  # global id of the first class this process holds; columns follow it where none are sampled out
     num_classes: int  # over all processes
+    label: Tensor  # (N,) int64: the class of every image, 0 .. num_classes - 1, whichever process holds it
 
 
 @runtime_checkable
@@ -81,6 +82,8 @@ class Margin(Protocol):
     It may also define
       reduce(logits, label, context) -> (N,) loss per image, in place of the distributed softmax;
           whatever a process computes of it goes through recognition.distributed.all_reduce_sum
+      weigh(losses, context) -> (N,) in the place of the losses per image, whose mean is taken next; they are the same
+          on every process, and so is what it makes of them, without trainable parameters
       extra(context) -> () a term added to the loss, of the global batch, the same on every process
     """
 
@@ -123,6 +126,7 @@ class Adapter(Protocol):
     keeps_base_keys: every key of the base's state dict stays, with its value.
     mergeable: "exact", "at_gate" (exactly, for one fixed gate) or "none".
     needs_gate: its layers call gate.require().
+    auxiliary_losses: in training its layers hand losses of their own to the gate, gate.add_auxiliary().
     freezes_base: the base's weights, statistics, dropout and DropPath stand still.
     """
 
@@ -130,6 +134,7 @@ class Adapter(Protocol):
     keeps_base_keys: bool
     mergeable: Literal["exact", "at_gate", "none"]
     needs_gate: bool
+    auxiliary_losses: bool
     freezes_base: bool
 
     def attach(self, backbone: nn.Module, gate: Gate) -> AttachReport:
@@ -144,11 +149,13 @@ class Scorer(Protocol):
     """An nn.Module without trainable parameters: (B, 3, H, W) RGB in [0, 1] -> (B,) float32, higher = better quality.
 
     Deterministic, the same for an image alone and in a batch. ValueError for values outside [0, 1].
+    One that needs the model has bind(base), which it is given once, before an adapter is attached. One that needs
+    landmarks takes (B, 5, 2) float32 in pixels in place of the images.
     """
 
     range: tuple[float, float]  # typical raw scores, worst and best
     needs: Literal["image", "model", "landmarks"]
-    exportable: bool  # to ONNX
+    exportable: bool  # to ONNX; where False, `export_obstacle` says why in a sentence's end
 
 
 Sides = Sequence[int | tuple[int, int]]  # pixels: N for N-against-N, (gallery, probe) where the two differ

@@ -136,7 +136,7 @@ class PartialFC(nn.Module):
             if self.filter_threshold:
                 cosine = _filter(cosine, column, self.filter_threshold)
             generator = torch.Generator().manual_seed(_mix(self.seed, step))
-            context = MarginContext(norm, score, generator, self.class_start, self.num_classes)
+            context = MarginContext(norm, score, generator, self.class_start, self.num_classes, label)
             return self._reduce(self.margin(cosine, column, context), column, context)
 
     def sample(self, label: Tensor, step: int) -> Tensor:
@@ -239,7 +239,8 @@ class PartialFC(nn.Module):
     def _reduce(self, logits: Tensor, column: Tensor, context: MarginContext) -> Tensor:
         own = getattr(self.margin, "reduce", None)
         losses = own(logits, column, context) if own else SoftmaxCrossEntropy.apply(logits, column)
-        loss = losses.mean()
+        weigh = getattr(self.margin, "weigh", None)
+        loss = (weigh(losses, context) if weigh else losses).mean()
         extra = getattr(self.margin, "extra", None)
         if extra:  # every process computes it in full, so each contributes a share of its gradient
             loss = loss + ScaleGradient.apply(extra(context), 1 / self.world_size)
