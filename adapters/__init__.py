@@ -14,10 +14,11 @@ from recognition.registry import Registry
 if TYPE_CHECKING:
     from adapters._attach import attach, attached, check, layers, load, merge, state
     from adapters._facemoe import from_facemoe
-    from adapters._files import Saved, hash_tensors, read_folder, tensor_file, whole_arguments, write_folder
+    from adapters._files import Saved, read_folder, tensor_file, whole_arguments, write_folder
     from adapters._many import Adapters
     from adapters._peft import from_cvlface, from_peft, to_peft
     from adapters._petalface import from_petalface
+    from recognition.hashes import hash_tensors
 
 ADAPTERS = Registry("adapter")
 
@@ -49,8 +50,9 @@ def __getattr__(name: str) -> object:
     # Imported at first use: names and signatures of adapters are asked for before torch is imported.
     if name in __all__:
         from adapters import _attach, _facemoe, _files, _many, _peft, _petalface
+        from recognition import hashes
 
-        for module in (_attach, _facemoe, _files, _many, _peft, _petalface):
+        for module in (_attach, _facemoe, _files, _many, _peft, _petalface, hashes):
             if name in vars(module):
                 return vars(module)[name]
     raise AttributeError(f"module 'adapters' has no attribute '{name}'")

@@ -7,14 +7,12 @@ preprocessing, and what it was trained on. Paths in it are for people; none is e
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -28,7 +26,6 @@ Card = dict[str, object]
 TENSORS, CARD, README = "adapter.safetensors", "adapter.json", "README.md"
 FORMAT = 1  # of cards written now; those before it have no "format", preprocessing or base_tensors_sha256
 GATE = "quality_gate."  # what the quality gate's tensors begin with
-DERIVED = ("num_batches_tracked", "relative_position_index", "attn_mask")  # last part of names that hashes leave out
 LARGEST_CARD = 2**20  # bytes
 USE = """```python
 from recognition.runs import load_adapters
@@ -143,22 +140,6 @@ def whole_arguments(name: str, given: Mapping[str, object]) -> dict[str, object]
     signature = inspect.signature(ADAPTERS.get(name)).parameters
     defaults = {key: one.default for key, one in signature.items() if one.default is not inspect.Parameter.empty}
     return {**defaults, **given}
-
-
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a network's names, shapes and values, in hexadecimal, whatever the kind of file they lie in.
-
-    Values count as float32 (what a network holds) or int64; buffers that follow from the rest do not count.
-    """
-    digest = hashlib.sha256()
-    for key in sorted(tensors):
-        if key.rsplit(".", 1)[-1] in DERIVED:
-            continue
-        tensor = tensors[key].detach()
-        plain = tensor.to("cpu", torch.float32 if tensor.is_floating_point() else torch.int64).contiguous()
-        digest.update(f"{key} {tuple(plain.shape)}\n".encode())
-        digest.update(plain.numpy().data if plain.numel() else b"")
-    return digest.hexdigest()
 
 
 def model_card(card: Card, tensors: Mapping[str, Tensor]) -> str:

@@ -99,6 +99,7 @@ class LowRank:
         self.training = base.training
         self.rank, self.scaling, self.gate = rank, scaling, gate
         self.dropout, self.dropout_at = dropout, dropout_at
+        self.column, self.columns = 0, 0  # of a gate with a value for each gated layer; set by adapt()
         self.branches = branches or (1 if gate is None else 2)
         width, (out, *inner) = rank * self.branches, base.weight.shape
         if init == "gaussian":
@@ -117,11 +118,16 @@ class LowRank:
         return super().forward(x) + self._up(per_image(z, self._mix(self.gate.require()), self.channel_axis))
 
     def _mix(self, value: Tensor) -> Tensor:
-        """Weight of every bottleneck channel, (batch, branches * rank), for gates (batch,)."""
+        """Weight of every bottleneck channel, (batch, branches * rank), for gates (batch,) or (batch, columns)."""
+        if value.dim() == 2 and value.shape[1] == self.columns:
+            value = value[:, self.column]
         if value.dim() != 1:
+            each = (
+                f" Or one for each of the {self.columns} gated layers, (batch, {self.columns})" if self.columns else ""
+            )
             raise ValueError(
                 f"a gated LoRA layer takes one gate per image, (batch,); got {tuple(value.shape)}: "
-                "set a quality gate that returns one value"
+                f"set a quality gate that returns one value.{each}"
             )
         weight = soft_bins(value, self.branches) * self.scaling
         return weight.unsqueeze(2).expand(-1, -1, self.rank).flatten(1)
@@ -261,6 +267,14 @@ def adapt(
         s = settings
         layer = kind(base, rank, s.factor(rank), s.dropout, s.dropout_at, gate, branches, s.init)
         replace(backbone, name, layer)
+    for column, name in enumerate(names := gated_layers(backbone)):
+        layer = backbone.get_submodule(name)
+        layer.column, layer.columns = column, len(names)
+
+
+def gated_layers(backbone: nn.Module) -> list[str]:
+    """Names of the layers that read the gate, in the backbone's order: layer i reads column i of a gate of columns."""
+    return [name for name, layer in backbone.named_modules() if isinstance(layer, LowRank) and layer.gate is not None]
 
 
 def replace(backbone: nn.Module, name: str, layer: nn.Module) -> None:

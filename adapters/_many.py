@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from adapters._attach import attach, attached, check, load, merge
-from adapters._files import Saved, hash_tensors, read_folder
+from adapters._files import Saved, read_folder
 from recognition.gate import Gate
+from recognition.hashes import hash_tensors
 from recognition.registry import nearest
 
 PROBES = 4  # drawn images that errors are measured on

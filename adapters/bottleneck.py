@@ -38,6 +38,7 @@ class BottleneckAdapter:
     keeps_base_keys = True
     mergeable = "none"
     needs_gate = False
+    auxiliary_losses = False
     freezes_base = True
 
     def __init__(

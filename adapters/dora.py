@@ -67,6 +67,7 @@ class DoRA:
     keeps_base_keys = True
     mergeable = "exact"
     needs_gate = False
+    auxiliary_losses = False
     freezes_base = True
 
     def __init__(

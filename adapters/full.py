@@ -20,6 +20,7 @@ class Full:
     keeps_base_keys = True
     mergeable = "exact"
     needs_gate = False
+    auxiliary_losses = False
     freezes_base = False
 
     def attach(self, backbone: nn.Module, gate: Gate) -> AttachReport:

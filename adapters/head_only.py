@@ -22,6 +22,7 @@ class HeadOnly:
     keeps_base_keys = True
     mergeable = "exact"
     needs_gate = False
+    auxiliary_losses = False
     freezes_base = True
 
     def attach(self, backbone: nn.Module, gate: Gate) -> AttachReport:

@@ -31,6 +31,7 @@ class LoRA:
     keeps_base_keys = True
     mergeable = "exact"
     needs_gate = False
+    auxiliary_losses = False
     freezes_base = True
 
     def __init__(

@@ -34,6 +34,7 @@ class MixtureLoRA:
     keeps_base_keys = True
     mergeable = "at_gate"
     needs_gate = True
+    auxiliary_losses = False
     freezes_base = True
 
     def __init__(

@@ -36,6 +36,7 @@ class NormsOnly:
     keeps_base_keys = True
     mergeable = "exact"
     needs_gate = False
+    auxiliary_losses = False
     freezes_base = True
 
     def __init__(self, biases: bool = True, alive: bool = False) -> None:

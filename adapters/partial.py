@@ -26,6 +26,7 @@ class Partial:
     keeps_base_keys = True
     mergeable = "exact"
     needs_gate = False
+    auxiliary_losses = False
     freezes_base = True
 
     def __init__(self, blocks: int = 1, head: bool = True, alive: bool = False) -> None:

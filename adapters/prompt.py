@@ -26,6 +26,7 @@ class Prompt:
     keeps_base_keys = True
     mergeable = "none"
     needs_gate = False
+    auxiliary_losses = False
     freezes_base = True
 
     def __init__(self, tokens: int = 8, deep: bool = False, dropout: float = 0.0) -> None:
@@ -91,7 +92,7 @@ class _Prompted:
 def _check(backbone: nn.Module, blocks: list[str]) -> None:
     """ValueError, saying why, for a backbone that is no plain vision transformer."""
     kind = type(backbone).__name__
-    remedy = "take a vit backbone, or adapter lora or bottleneck"
+    remedy = "take a vit backbone such as vit_b, or adapter lora or bottleneck"
     if any(isinstance(m, nn.Conv2d) for name in blocks for m in backbone.get_submodule(name).modules()):
         raise ValueError(
             f"adapter prompt does not fit {kind}: its blocks hold convolutions, and on feature maps there are no "

@@ -116,6 +116,7 @@ class VeRA:
     keeps_base_keys = True
     mergeable = "exact"
     needs_gate = False
+    auxiliary_losses = False
     freezes_base = True
 
     def __init__(
