@@ -22,9 +22,13 @@ config.adapter.weights = ""  # adapter to go on from: its folder or a finished r
 
 config.scorer = edict(name="sharpness")  # quality score of what the network sees; used only by adapters with a gate
 config.gate = edict()
-config.gate.midpoint = 1.4  # score at which the gate is 0.5, in the scorer's own units
-config.gate.slope = 0.7  # change of the gate per unit of score, at the midpoint
-config.gate.shape = "linear"  # linear = clamped, PETALface's map made safe; sigmoid = smooth
+config.gate.shape = "linear"  # from score to gate: linear, sigmoid, petal, steps, learned, per_layer (iqa/gates)
+config.gate.midpoint = 1.4  # score at which the gate is 0.5, in the scorer's own units; "auto" = gate.fit=roles
+config.gate.slope = 0.7  # change of the gate per unit of score at the midpoint; sigmoid, learned, per_layer: times 4
+config.gate.fit = ""  # midpoint and slope from the images when a run starts: roles, otsu, quantiles; "" = as written
+config.gate.sample = 2000  # images that the fit looks at; 0 = an epoch of them
+config.gate.levels = 4  # of steps: how many gates there are
+config.gate.lr_scale = 1.0  # of learned, per_layer: times optim.lr, for what the gate learns
 
 config.margin = edict(name="cosface", margin=0.4, scale=64.0)  # the classification loss on cosines
 config.objectives = []  # losses on embeddings beside it: dicts of name, weight and arguments

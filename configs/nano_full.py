@@ -1,4 +1,4 @@
-"""Small transformers, real faces: full fine-tuning, on vit_nano.
+"""Small transformers: full fine-tuning, on vit_nano.
 
 Needs   as configs/nano_lora.py
 Run     python tools/train.py configs/nano_full.py

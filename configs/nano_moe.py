@@ -1,4 +1,4 @@
-"""Small transformers, real faces: three experts, two of them at work, in the place of each MLP, on vit_nano.
+"""Small transformers: three experts, two of them at work, in the place of each MLP, on vit_nano.
 
 Needs   as configs/nano_lora.py
 Run     python tools/train.py configs/nano_moe.py

@@ -1,4 +1,4 @@
-"""Small transformers, real faces: eight learned tokens beside the patches of every block, on vit_nano.
+"""Small transformers: eight learned tokens beside the patches of every block, on vit_nano.
 
 Needs   as configs/nano_lora.py
 Run     python tools/train.py configs/nano_prompt.py

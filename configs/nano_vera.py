@@ -1,4 +1,4 @@
-"""Small transformers, real faces: vectors on shared random matrices of rank 64, on vit_nano.
+"""Small transformers: vectors on shared random matrices of rank 64, on vit_nano.
 
 Needs   as configs/nano_lora.py
 Run     python tools/train.py configs/nano_vera.py

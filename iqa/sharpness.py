@@ -11,33 +11,67 @@ from torch.nn import functional as F
 from iqa import SCORERS
 from iqa._image import check_images, luma
 
+RANGES = {  # of the raw figure and of its logarithm
+    "energy": ((0.6, 11.0), (0.5, 2.5)),
+    "variance": ((0.8, 300.0), (0.6, 5.7)),
+    "tenengrad": ((260.0, 15000.0), (5.6, 9.6)),
+}
+
 
 @SCORERS.register("sharpness")
 class Sharpness(nn.Module):
-    """Laplacian energy: mean |Laplacian| of the luma; no weights, fast, blind to noise (which it takes for detail).
+    """Edges of the luma, by Laplacian or Sobel; no weights, fast, blind to noise (which it takes for detail).
 
-    The Laplacian is the 3x3 kernel 0 1 0; 1 -4 1; 0 1 0 on luma in 0..255, border mirrored without its edge (OpenCV's
-    cv2.Laplacian at its defaults). log=True returns log(1 + energy): over 60 aligned faces reduced to 112, 56, 28, 14
-    and 7 pixels and enlarged to 112 again the energy falls 7.8, 5.5, 2.9, 1.3, 0.8, where a linear gate would spend
-    three quarters of its range above 28 pixels; its logarithm falls 2.14, 1.86, 1.35, 0.83, 0.58.
+    measure="energy": mean |Laplacian|. "variance": variance of the Laplacian (Pech-Pacheco et al., ICPR 2000).
+        "tenengrad": mean of the squared Sobel gradient, Gx^2 + Gy^2 (Tenenbaum 1970; Krotkov, IJCV 1988).
+    log=True returns log(1 + figure).
+    The Laplacian is the 3x3 kernel 0 1 0; 1 -4 1; 0 1 0, Sobel's 1 2 1 by -1 0 1, on luma in 0..255, border mirrored
+    without its edge (OpenCV's cv2.Laplacian and cv2.Sobel at their defaults).
+
+    60 aligned faces (LFW) reduced to 112, 56, 28, 14 and 7 pixels and enlarged to 112 again, in the mean; every face
+    falls at every step by every measure:
+        energy     8.2, 5.6, 2.8, 1.3, 0.8           log 2.20, 1.88, 1.34, 0.82, 0.57
+        variance   176, 80, 17, 2.9, 0.9             log 5.08, 4.34, 2.87, 1.33, 0.66
+        tenengrad  9087, 7590, 4547, 2032, 667       log 9.06, 8.88, 8.37, 7.55, 6.42
+    A linear gate on the raw energy or variance spends most of its range above 28 pixels; on the logarithm it spreads,
+    by Tenengrad mostly below 28 pixels. Cost, processor time of one thread on a busy machine: 0.11 ms an image by
+    Laplacian, 0.13 ms by Sobel.
     """
 
     needs: Literal["image", "model", "landmarks"] = "image"
     exportable = True
 
-    def __init__(self, log: bool = True) -> None:
+    def __init__(self, measure: Literal["energy", "variance", "tenengrad"] = "energy", log: bool = True) -> None:
         super().__init__()
-        self.log = log
-        self.range = (0.5, 2.5) if log else (0.6, 11.0)
+        if measure not in RANGES:
+            raise ValueError(f"scorer 'sharpness': unknown measure '{measure}'; take one of {', '.join(RANGES)}")
+        self.measure, self.log = measure, log
+        self.range = RANGES[measure][log]
 
     def forward(self, image: Tensor) -> Tensor:
         """image: (B, 3, H, W) RGB in [0, 1], H and W at least 2. Returns (B,) float32, 0 for a flat picture."""
         check_images(image, "sharpness")
         grey = luma(image)
         framed = F.pad(grey, (1, 1, 1, 1), mode="reflect")
-        around = framed[:, :, :-2, 1:-1] + framed[:, :, 2:, 1:-1] + framed[:, :, 1:-1, :-2] + framed[:, :, 1:-1, 2:]
-        energy = (around - 4.0 * grey).abs().mean(dim=(1, 2, 3))
-        return torch.log1p(energy) if self.log else energy
+        figure = _squared_gradient(framed) if self.measure == "tenengrad" else self._of_laplacian(grey, framed)
+        return torch.log1p(figure) if self.log else figure
 
     def extra_repr(self) -> str:
-        return f"log={self.log}"
+        return f"log={self.log}" if self.measure == "energy" else f"measure={self.measure}, log={self.log}"
+
+    def _of_laplacian(self, grey: Tensor, framed: Tensor) -> Tensor:
+        around = framed[:, :, :-2, 1:-1] + framed[:, :, 2:, 1:-1] + framed[:, :, 1:-1, :-2] + framed[:, :, 1:-1, 2:]
+        laplacian = around - 4.0 * grey
+        if self.measure == "energy":
+            return laplacian.abs().mean(dim=(1, 2, 3))
+        deviation = laplacian - laplacian.mean(dim=(1, 2, 3), keepdim=True)
+        return (deviation * deviation).mean(dim=(1, 2, 3))
+
+
+def _squared_gradient(framed: Tensor) -> Tensor:
+    """(B, 1, H + 2, W + 2) -> (B,): mean of Gx^2 + Gy^2 by Sobel's kernels."""
+    across = framed[:, :, :, 2:] - framed[:, :, :, :-2]
+    across = across[:, :, :-2] + 2.0 * across[:, :, 1:-1] + across[:, :, 2:]
+    down = framed[:, :, 2:] - framed[:, :, :-2]
+    down = down[:, :, :, :-2] + 2.0 * down[:, :, :, 1:-1] + down[:, :, :, 2:]
+    return (across * across + down * down).mean(dim=(1, 2, 3))

@@ -11,7 +11,8 @@ from torch import nn
 
 import adapters
 from adapters import ADAPTERS, Saved
-from iqa import SCORERS, QualityGate
+from adapters._layers import gated_layers
+from iqa import SCORERS, make_gate
 from recognition.backbones import BACKBONES
 from recognition.config import arguments, differences
 from recognition.gate import Gate
@@ -47,7 +48,7 @@ def check_start(saved: Saved, config: EasyDict, backbone: nn.Module, weights: st
     except ValueError as error:
         raise ValueError(f"config.adapter.weights: {saved.path}: {error}") from None
     if wanted.needs_gate and saved.gate:
-        _check_gate(saved, config)
+        _check_gate(saved, config, len(gated_layers(plan)))
 
 
 def _check_adapter(saved: Saved, recipe: Section, backbone: Section) -> nn.Module:
@@ -63,13 +64,14 @@ def _check_adapter(saved: Saved, recipe: Section, backbone: Section) -> nn.Modul
     return plan
 
 
-def _check_gate(saved: Saved, config: EasyDict) -> None:
+def _check_gate(saved: Saved, config: EasyDict, layers: int) -> None:
     if "scorer" in saved.card:
         _refuse(saved, "scorer", _differ(SCORERS, _section(config, "scorer"), saved.card["scorer"]))
-    shape = saved.card.get("gate", {}).get("shape", config.gate.shape)
-    _refuse(saved, "gate", differences({"shape": config.gate.shape}, {"shape": shape}))
-    own = QualityGate(config.gate.midpoint, config.gate.slope, config.gate.shape).state_dict()
-    sizes = [{key: list(tensor.shape) for key, tensor in one.items()} for one in (own, saved.gate)]
+    gate = make_gate(config.gate, layers)
+    ours = {"shape": gate.shape, **gate.arguments}
+    told = saved.card.get("gate", {})
+    _refuse(saved, "gate", differences(ours, {key: told.get(key, value) for key, value in ours.items()}))
+    sizes = [{key: list(tensor.shape) for key, tensor in one.items()} for one in (gate.state_dict(), saved.gate)]
     _refuse(saved, "gate", differences(*sizes))
 
 

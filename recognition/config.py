@@ -38,6 +38,7 @@ LEAST = {
     "evaluation.bootstrap": 0,
     "evaluation.every": 0,
 }
+SHORT_NAMES = ("scorer",)  # sections whose name may carry the first argument, such as pyiqa:musiq
 OWN_KEYS = {  # not arguments of the plugin
     "backbone": ("name", "weights"),
     "adapter": ("name", "weights"),
@@ -223,6 +224,8 @@ def _lay(below: EasyDict, above: dict, where: str, faults: list[str]) -> None:
         elif section in PLUGINS and isinstance(below[key], dict) and isinstance(value, dict):
             below[key] = copy.deepcopy(value)  # one argument, such as adapter.ranks: its keys are no settings
         elif isinstance(below[key], dict) and isinstance(value, dict):
+            if name in SHORT_NAMES:
+                value = _spell_out(value, name, faults)
             if name in PLUGINS and value.get("name", below[key].name) != below[key].name:
                 kept = {own: below[key][own] for own in OWN_KEYS.get(name, ()) if own in below[key]}
                 below[key] = EasyDict({**kept, **copy.deepcopy(value)})
@@ -230,12 +233,35 @@ def _lay(below: EasyDict, above: dict, where: str, faults: list[str]) -> None:
                 _lay(below[key], value, f"{name}.", faults)
         elif section in PLUGINS and key not in OWN_KEYS.get(section, ()):
             below[key] = copy.deepcopy(value)
+        elif name in ("gate.midpoint", "gate.slope") and value == "auto":
+            below["fit"] = below["fit"] or "roles"  # one rule gives both, when a run starts
         elif _fits(value, below[key]):
             below[key] = _as(value, below[key])
         else:
             faults.append(
                 f"config.{name} is {value!r}; it takes {_kind_of(below[key])}, such as its default {below[key]!r}"
             )
+
+
+def _spell_out(values: dict, section: str, faults: list[str]) -> dict:
+    """The same section with a name such as onnx:net.onnx taken apart, so that settings hold one form only."""
+    given = values.get("name")
+    if not isinstance(given, str) or ":" not in given:
+        return values
+    others = {key: value for key, value in values.items() if key != "name"}
+    registry = registry_of(PLUGINS[section])
+    try:
+        short = registry.spell_out(given)
+    except ValueError as error:
+        faults.append(f"config.{section}: {error}")
+        return others
+    name = short.pop("name")
+    for key, text in short.items():
+        if key in others:
+            faults.append(f"config.{section}.name is '{given}' and {key} is {others[key]!r}: write the {key} once")
+        default = registry.defaults(name).get(key)
+        others[key] = text if default is None else _parse(text, default)
+    return {"name": name, **others}
 
 
 def _override(config: EasyDict, text: str, faults: list[str]) -> None:

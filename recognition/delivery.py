@@ -7,9 +7,11 @@ from pathlib import Path
 
 from easydict import EasyDict
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import nn
 
 import adapters
+from iqa._gate import plain
+from recognition.calibration import fitted_by
 from recognition.config import arguments, to_json
 from recognition.evaluation.report import write_figure
 from recognition.files import write_atomically
@@ -33,9 +35,13 @@ def set_aside(run: Path) -> Path | None:
     return aside
 
 
-def write_start(run: Path, config: EasyDict, records: str) -> None:
-    """The resolved settings and what they ran on. records: fingerprint of the training records."""
-    write_atomically(run / "provenance.json", json.dumps({**provenance(), "records": records}, indent=2) + "\n")
+def write_start(run: Path, config: EasyDict, records: str, gate: dict[str, object] | None = None) -> None:
+    """The resolved settings and what they ran on.
+
+    records: fingerprint of the training records. gate: how its midpoint and slope were fitted, where they were.
+    """
+    told = {**provenance(), "records": records, **({"gate": gate} if gate else {})}
+    write_atomically(run / "provenance.json", json.dumps(told, indent=2) + "\n")
     write_atomically(run / "config.json", to_json(config))  # last: where it is, the start was written
 
 
@@ -53,7 +59,6 @@ def _card(run: Path, config: EasyDict, model: FaceModel, records: str, names: li
     base, gate = config.backbone.weights, model.quality_gate
     held = {key for key, _ in model.backbone.named_buffers()}
     held |= {f"{GATE}{key}" for key, _ in gate.named_buffers()} if gate is not None else set()
-    settings = {key: _short(getattr(gate, key)) for key in ("midpoint", "slope") if hasattr(gate, key)}
     name, of_base = config.adapter.name, read_weights(base) if base else None
     card: dict[str, object] = {
         "backbone": config.backbone.name,
@@ -63,7 +68,7 @@ def _card(run: Path, config: EasyDict, model: FaceModel, records: str, names: li
         "base_tensors_sha256": adapters.hash_tensors(of_base.tensors) if of_base else "",
         "adapter": {"name": name, **adapters.whole_arguments(name, arguments(config.adapter, "adapter"))},
         "buffers": [key for key in names if key in held],
-        "gate": {**config.gate, **settings},
+        "gate": _gate(run, config, gate),
         "scorer": dict(config.scorer),
         "preprocessing": preprocessing(model.backbone),
         "records": records,
@@ -74,10 +79,17 @@ def _card(run: Path, config: EasyDict, model: FaceModel, records: str, names: li
     return {**card, **provenance()}
 
 
-def _short(buffer: Tensor) -> float | list[float]:
-    """A float32 buffer of one or more numbers, each in its fewest digits: 0.7, not 0.699999988."""
-    numbers = [float(str(number)) for number in buffer.detach().cpu().reshape(-1).numpy()]
-    return numbers if buffer.dim() else numbers[0]
+def _gate(run: Path, config: EasyDict, gate: nn.Module | None) -> dict[str, object]:
+    """What makes the gate anew; and for people what it has learned from there, and how its start was fitted."""
+    told = {key: config.gate[key] for key in ("midpoint", "slope", "shape")}
+    if gate is None:
+        return told
+    told |= {key: plain(getattr(gate, key)) for key in ("midpoint", "slope") if hasattr(gate, key)}
+    told |= {key: value for key, value in getattr(gate, "arguments", {}).items() if key in config.gate}
+    if getattr(gate, "report", dict)():
+        told["learned"] = {key: plain(now) for key, now in zip(("midpoint", "slope"), gate.now(), strict=True)}
+    fitted = fitted_by(run)
+    return {**told, **({"fitted": fitted} if fitted else {})}
 
 
 def _results(folder: Path) -> dict[str, dict]:

@@ -21,7 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from iqa import GateRange
 from recognition import __version__
+from recognition.data.augment import normalise
+from recognition.data.degrade import low_res
+from recognition.data.synthetic import SyntheticFaces
 from recognition.model import FaceModel
 from recognition.types import COLOUR_ORDER, IMAGE_SIZE
 
@@ -35,6 +39,7 @@ LARGEST_DIFFERENCE = 1e-3  # of the largest magnitude in the embeddings
 MEAN = STD = 127.5  # x / 127.5 - 1 as clients write it
 LARGEST_FILE = 2**31 - 2**24  # bytes; protobuf's limit is 2 GiB, and the graph itself needs some
 MANIFEST = "manifest.json"
+FACES, LADDER = 2, (112, 56, 28, 14, 7)  # painted faces, and the sides they are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ def export_onnx(
         graph.metadata_props.add(key=key, value=value)
     content = graph.SerializeToString()
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not two_inputs:
+        _look_at_gates(model)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         unchecked = Path(folder) / path.name
         unchecked.write_bytes(content)
@@ -108,14 +115,32 @@ def _check(model: FaceModel, two_inputs: bool) -> None:
             )
         if not model.scorer.exportable:
             raise ValueError(
-                f"the scorer {_scorer_name(model.scorer)} cannot be exported: keep the score as a second input "
-                "(--two-inputs) and compute it outside, or train with a scorer that declares exportable"
+                f"the scorer {_scorer_name(model.scorer)} cannot be exported{_obstacle(model.scorer)}: keep the score "
+                "as a second input (--two-inputs) and compute it outside, or train with a scorer that can"
             )
     size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     if size > LARGEST_FILE:
         raise ValueError(
             f"the model holds {size / 2**30:.2f} GiB, and one ONNX file at most 2 GiB: export a smaller backbone"
         )
+
+
+@torch.no_grad()
+def _look_at_gates(model: FaceModel) -> None:
+    """Warn of a gate that is the same for painted faces of every resolution, as far as they stand for real ones."""
+    if not model.needs_gate:
+        return
+    device, gates = next(model.parameters()).device, GateRange()
+    faces = torch.from_numpy(np.stack([face for face, _ in SyntheticFaces(FACES, 1)])).to(device)
+    for side in LADDER:
+        gates.see(model.quality_gate(model.score(normalise(low_res(faces, side)))))
+    if warning := gates.warning():
+        warnings.warn(f"{warning} (seen: painted faces of {LADDER[0]} to {LADDER[-1]} px)", stacklevel=3)
+
+
+def _obstacle(scorer: nn.Module) -> str:
+    why = getattr(scorer, "export_obstacle", "")
+    return f" ({why})" if why else ""
 
 
 def _check_place(path: Path, two_inputs: bool) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import adapters
 from adapters import ADAPTERS
-from iqa import SCORERS, QualityGate
+from adapters._layers import gated_layers
+from iqa import SCORERS, make_gate
 from recognition.activation_checkpoint import checkpoint_blocks
 from recognition.adapter_start import check_start
 from recognition.backbones import BACKBONES
@@ -75,7 +76,10 @@ class FaceModel(nn.Module):
 
     @torch.no_grad()
     def score(self, image: Tensor) -> Tensor | None:
-        """Quality of what the network sees, (B,) float32; None for a model without gated layers."""
+        """Quality of what the network sees, (B,) float32; None for a model without gated layers.
+
+        A scorer that looks through the model (needs == "model") costs a forward of the plain base here.
+        """
         if self.quality_gate is None:
             return None
         if self.scorer is None:
@@ -125,14 +129,16 @@ def assemble(config: EasyDict, weights: str | Path | None = None, *, resumes: bo
             )
         if saved is not None:
             check_start(saved, config, backbone, weights)
+        scorer = _scorer(config, backbone, adapter) if adapter.needs_gate else None
         report = adapters.attach(backbone, adapter, gate)
-    quality_gate = scorer = None
+    quality_gate = None
     if adapter.needs_gate:
-        quality_gate = QualityGate(config.gate.midpoint, config.gate.slope, config.gate.shape)
-        scorer = SCORERS.create(config.scorer.name, **arguments(config.scorer, "scorer"))
-        if scorer.needs != "image":
-            raise ValueError(f"scorer '{config.scorer.name}' needs the {scorer.needs}, which assemble cannot give it")
-        scorer.requires_grad_(False)
+        quality_gate = make_gate(config.gate, len(gated_layers(backbone)))
+        if any(parameter.requires_grad for parameter in scorer.parameters()):
+            raise ValueError(
+                f"adapter '{config.adapter.name}' trains weights of the base itself, and scorer '{config.scorer.name}' "
+                "looks through them, so its scores would drift; take a scorer that needs the image alone"
+            )
     if saved is not None:
         backbone.load_state_dict(saved.tensors, strict=False)  # check_start has held them against one another
         if saved.gate and quality_gate is not None:
@@ -140,6 +146,25 @@ def assemble(config: EasyDict, weights: str | Path | None = None, *, resumes: bo
     if config.train.checkpoint_activations:
         checkpoint_blocks(backbone, gate, backbone.checkpoint_blocks)
     return Assembled(FaceModel(backbone, gate, quality_gate, scorer, adapter.freezes_base), adapter, report)
+
+
+def give_view(scorer: nn.Module, name: str, backbone: nn.Module) -> nn.Module:
+    """The scorer, frozen; one that looks through the model is bound to the backbone, which has no adapter yet.
+
+    Its view shares all weights, and costs one more forward of the base for each image scored.
+    ValueError where it needs what no model can give, or does not fit the backbone.
+    """
+    if scorer.needs == "model":
+        scorer.bind(backbone)
+    elif scorer.needs != "image":
+        raise ValueError(
+            f"scorer '{name}' needs the {scorer.needs}, which a model does not see: give scores with the images"
+        )
+    own = {id(parameter) for parameter in backbone.parameters()}
+    for parameter in scorer.parameters():
+        if id(parameter) not in own:
+            parameter.requires_grad_(False)
+    return scorer
 
 
 def build_backbone(config: EasyDict, weights: str | Path = "") -> nn.Module:
@@ -160,6 +185,17 @@ def build_backbone(config: EasyDict, weights: str | Path = "") -> nn.Module:
             raise ValueError(f"{weights} was made with {key}={value}, but config.backbone.{key} is {chosen[key]}")
     config.backbone.update(chosen)  # the run's saved settings then make the same network without the file's card
     return build_strictly(lambda: BACKBONES.create(name, **chosen), loaded.tensors, weights)
+
+
+def _scorer(config: EasyDict, backbone: nn.Module, adapter: Adapter) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # an adapter's start is the same whichever scorer is made before it
+        scorer = SCORERS.create(config.scorer.name, **arguments(config.scorer, "scorer"))
+    if scorer.needs == "model" and not adapter.freezes_base:
+        raise ValueError(
+            f"scorer '{config.scorer.name}' looks through the base, which adapter '{config.adapter.name}' trains, so "
+            "its scores would drift; take a scorer that needs the image alone, or an adapter that freezes the base"
+        )
+    return give_view(scorer, config.scorer.name, backbone)
 
 
 def preprocessing(backbone: nn.Module) -> dict[str, object]:

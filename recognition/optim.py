@@ -16,16 +16,21 @@ from recognition.types import Adapter
 def build_optimizer(config: EasyDict, model: nn.Module, classifier: nn.Module, adapter: Adapter) -> Optimizer:
     """One optimizer for the network and this process's class centres; no decay on norms and biases.
 
-    An adapter may bring groups of its own, with `lr_scale` relative to optim.lr. Frozen parameters are left out.
+    An adapter may bring groups of its own, with `lr_scale` relative to optim.lr. Frozen parameters are left out. What a
+    quality gate learns has optim.lr times config.gate.lr_scale, and no decay.
     """
     settings = config.optim
     own = getattr(adapter, "parameter_groups", None)
     groups = own(model.backbone) if own else []
-    grouped = {id(p) for group in groups for p in group["params"]}
+    learning = _of_gate(model)
+    if learning and not 0 <= config.gate.lr_scale < math.inf:
+        raise ValueError(f"config.gate.lr_scale is {config.gate.lr_scale}; it must be 0 or more, and finite")
+    grouped = {id(p) for group in [*groups, {"params": learning}] for p in group["params"]}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in grouped]
     groups = [
         *({**group, "lr": settings.lr * group.pop("lr_scale", 1.0)} for group in groups),
         *_split_by_decay(rest, settings.lr, settings.weight_decay),
+        *([{"params": learning, "lr": settings.lr * config.gate.lr_scale, "weight_decay": 0.0}] if learning else []),
         *_split_by_decay(classifier.parameters(), settings.lr * config.classifier.lr_scale, settings.weight_decay),
     ]
     for group in groups:
@@ -37,6 +42,11 @@ def build_optimizer(config: EasyDict, model: nn.Module, classifier: nn.Module, a
             raise ValueError(f"config.optim.betas is {settings.betas}; it holds two numbers, such as [0.9, 0.999]")
         return torch.optim.AdamW(groups, betas=tuple(settings.betas), weight_decay=settings.weight_decay)
     raise ValueError(f"config.optim.name is '{settings.name}'; it must be 'sgd' or 'adamw'")
+
+
+def _of_gate(model: nn.Module) -> list[nn.Parameter]:
+    gate = getattr(model, "quality_gate", None)
+    return [] if gate is None else [p for p in gate.parameters() if p.requires_grad]
 
 
 def _split_by_decay(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> list[dict]:

@@ -99,6 +99,24 @@ class Registry:
                         f"{self.kind} '{name}': unexpected argument '{argument}'; it takes {found.signature}"
                     )
 
+    def spell_out(self, name: str) -> dict[str, str]:
+        """The section that a short form stands for: "onnx:net.onnx" -> {"name": "onnx", "file": "net.onnx"}.
+
+        What follows the colon is the plugin's first argument, as text; a name without a colon comes back alone.
+        ValueError for an unknown plugin, one without arguments, and nothing behind the colon.
+        """
+        plugin, colon, text = name.partition(":")
+        if not colon:
+            return {"name": name}
+        found = self._where(plugin)
+        parameters = found.parameters
+        if parameters is None:
+            parameters = tuple(inspect.signature(self.get(plugin)).parameters)
+        if not parameters or not text:
+            wanted = f"write {plugin}:{parameters[0].upper()}" if parameters else "it takes no arguments"
+            raise ValueError(f"{self.kind} '{name}': {wanted}")
+        return {"name": plugin, parameters[0]: text}
+
     def defaults(self, name: str) -> Mapping[str, object]:
         """Default values of a plugin's arguments, as far as its file tells them as plain literals."""
         return self._where(name).defaults

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 import adapters
 from adapters import ADAPTERS
-from iqa import SCORERS, QualityGate
+from iqa import SCORERS, QualityGate, make_gate
 from recognition import checkpoint
-from recognition.config import arguments, from_json, run_of
+from recognition.config import arguments, differences, from_json, run_of
 from recognition.delivery import MODEL
 from recognition.gate import Gate
-from recognition.model import GATE, FaceModel, assemble, build_backbone
+from recognition.model import GATE, FaceModel, assemble, build_backbone, give_view
 from recognition.types import Adapter
 from recognition.weights import read_card, read_weights, sha256
 
@@ -78,7 +78,9 @@ def load_adapters(
     quality_gate = chosen = None
     for one in saved.values():
         if "gate" in one.card and quality_gate is None and one.make().needs_gate:
-            quality_gate, chosen = _quality_gate(one), _scorer(one, scorer)
+            quality_gate, chosen = _quality_gate(one), _scorer(one, scorer, backbone)
+        if quality_gate is not None and one.gate:
+            _check_sizes(one, quality_gate)
     model = FaceModel(backbone, gate, quality_gate, chosen, frozen_base=True).eval()
     bank = adapters.Adapters(model.backbone, gate, quality_gate, sha256(weights))
     for name, one in saved.items():
@@ -93,12 +95,23 @@ def _adapter(config: EasyDict) -> Adapter:
 def _quality_gate(saved: adapters.Saved) -> QualityGate:
     settings = saved.card["gate"]
     try:
-        return QualityGate(settings["midpoint"], settings["slope"], settings["shape"])
+        named = {key: settings[key] for key in ("midpoint", "slope", "shape", "levels") if key in settings}
+        layers = saved.gate["form.shift"].numel() if "form.shift" in saved.gate else 0  # a card could tell any number
+        return make_gate(named, layers)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{saved.path}: its card tells no midpoint, slope and shape of a gate ({error})") from None
 
 
-def _scorer(saved: adapters.Saved, given: Mapping[str, object] | None) -> nn.Module:
+def _check_sizes(saved: adapters.Saved, quality_gate: QualityGate) -> None:
+    own, theirs = ({key: list(t.shape) for key, t in one.items()} for one in (quality_gate.state_dict(), saved.gate))
+    if faults := differences(theirs, own):
+        raise ValueError(
+            f"{saved.path}: its quality gate is not that of the adapters before it: {'; '.join(faults)}; one model has "
+            "one gate: load this adapter by itself"
+        )
+
+
+def _scorer(saved: adapters.Saved, given: Mapping[str, object] | None, backbone: nn.Module) -> nn.Module:
     section = dict(given or saved.card.get("scorer", {}))
     name = section.pop("name", "")
     SCORERS.check(name, section)
@@ -108,7 +121,7 @@ def _scorer(saved: adapters.Saved, given: Mapping[str, object] | None) -> nn.Mod
             f"{saved.path}: its scorer '{name}' reads {files[0]}={section[files[0]]!r}, and a path in a card is never "
             "opened: give the scorer, name and arguments, yourself"
         )
-    return SCORERS.create(name, **section).requires_grad_(False)
+    return give_view(SCORERS.create(name, **section), name, backbone)
 
 
 def _delivered(run: Path, config: EasyDict) -> dict[str, Tensor]:

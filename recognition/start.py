@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
-from recognition import checkpoint, delivery, plan
+from recognition import calibration, checkpoint, delivery, plan
 from recognition.checkpoint import Best
 from recognition.data.bad_records import OPENING
 from recognition.distributed import gather_json
@@ -33,9 +33,10 @@ def begin(trainer: Trainer) -> bool:
     trainer.logs = Logs(trainer.run, total=trainer.schedule.total, first=trainer.update, speaks=trainer.world.is_main)
     if aside is not None:
         trainer.logs.say(f"kept the earlier run of this name as {aside}")
+    fitted = _fit_gate(trainer)
     if trainer.world.is_main:
         if not (trainer.run / "config.json").is_file():
-            delivery.write_start(trainer.run, trainer.config, trainer.records.fingerprint())
+            delivery.write_start(trainer.run, trainer.config, trainer.records.fingerprint(), fitted)
         write_atomically(trainer.run / checkpoint.LAUNCH, checkpoint.launch())
         trainer.logs.say("\n".join(plan.describe(trainer)))
         if later := checkpoint.tidy(folder, trainer.update):
@@ -62,6 +63,19 @@ def begin(trainer: Trainer) -> bool:
     if trainer.config.evaluation.at_start:
         trainer.evaluate("before")
     return True
+
+
+def _fit_gate(trainer: Trainer) -> dict[str, object]:
+    """Midpoint and slope where the recipe wants them fitted; a run that goes on has those of its settings."""
+    if trainer.resumed_from is not None:
+        return calibration.fitted_by(trainer.resumed_from.parents[1])
+    learner = trainer.learner
+    found = calibration.fit_at_start(
+        trainer.config, learner.model, trainer.records, trainer.order, trainer.world, trainer.logs.say
+    )
+    if found:
+        learner.guard.passed()  # what it would put back was kept before
+    return found
 
 
 def _take_centres(trainer: Trainer, path: Path) -> None:

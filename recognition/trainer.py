@@ -14,6 +14,8 @@ from easydict import EasyDict
 from torch import Tensor
 
 import adapters
+from iqa import GateRange
+from iqa._gate import FEWEST
 from recognition import checkpoint, delivery, doctor, plan
 from recognition.checkpoint import SaveError, State
 from recognition.data.order import SampleOrder
@@ -79,6 +81,7 @@ class Trainer:
         self.logs: Logs | None = None
         self.keeper: Keeper | None = None
         self._late = False  # a checkpoint is due by time
+        self._gates: GateRange | None = GateRange()  # of the first log lines
 
     def train(self) -> None:
         """Train to the end of the schedule: continue or start, then evaluate and deliver the model.
@@ -257,6 +260,16 @@ class Trainer:
         size = every * self.records.num_images / self.images_per_update
         return bool(size) and int(self.update / size) > int((self.update - 1) / size)
 
+    def _look_at(self, gate: Tensor) -> None:
+        """Warn once of a gate that is the same for every image: of the first log line, or of some where it has few."""
+        if self._gates is None:
+            return
+        self._gates.see(gate)
+        if self._gates.images >= FEWEST:
+            if warning := self._gates.warning():
+                self.logs.say(warning)
+            self._gates = None
+
     def picture(self, name: str, figure: report.Figure) -> None:
         """Show a figure on the board and keep it in the report."""
         self.logs.figure(f"pictures/{name}", figure, self.update)
@@ -282,6 +295,8 @@ class Trainer:
         if learner.score is not None:
             gate = learner.model.quality_gate(learner.score).detach()
             values["quality/gate_mean"] = gate.mean().item()
+            values |= learner.model.quality_gate.report()
+            self._look_at(gate)
             self.logs.histogram("quality/gate", gate, self.update)
             self.logs.histogram("quality/score", learner.score, self.update)
             self.meter.keep(learner.score)

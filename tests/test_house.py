@@ -10,7 +10,18 @@ import iqa
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("recognition", "adapters", "iqa")
-CONTRACTS = ("registry", "gate", "config", "distributed", "types", "files", "signals", "random_state", "pickled")
+CONTRACTS = (
+    "registry",
+    "gate",
+    "config",
+    "distributed",
+    "types",
+    "files",
+    "signals",
+    "random_state",
+    "pickled",
+    "hashes",
+)
 PARTS = ("backbones", "margins", "objectives", "data", "partial_fc", "weights")
 ASSEMBLY = (
     "model",
@@ -22,6 +33,7 @@ ASSEMBLY = (
     "checkpoint",
     "non_finite",
     "learner",
+    "calibration",
     "runs",
     "import_set",
     "meter",

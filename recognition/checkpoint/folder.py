@@ -17,6 +17,7 @@ from pathlib import Path
 
 from easydict import EasyDict
 
+from iqa.gates import BEFORE
 from recognition import distributed
 from recognition.checkpoint.manifest import MANIFEST, DamagedError, verify
 from recognition.config import differences, from_json
@@ -29,7 +30,7 @@ NAME = re.compile(r"step_\d{9,}")
 MOST_IMAGES = 2**24  # of a micro-step, far beyond any machine
 # settings that a continued run may change; all others make it another run
 FREE = (
-    "run.root", "run.name", "needs", "evaluation", "data.batch_size", "data.loader", "data.workers",
+    "run.root", "run.name", "needs", "gate.sample", "evaluation", "data.batch_size", "data.loader", "data.workers",
     "data.on_bad_record", "data.bad_record_limit", "train.async_save", "train.deterministic", "train.device",
     "train.keep", "train.log_every", "train.non_finite_limit", "train.on_save_error", "train.resume",
     "train.save_every", "train.save_every_minutes", "train.save_every_updates", "train.timeout_minutes",
@@ -215,6 +216,9 @@ def to_resume(
     saved = from_json(settings)
     told = {key: value for key, value in saved.backbone.items() if key not in config.backbone}
     config.backbone.update(told)  # by the card of the base weights, when the run began
+    saved.gate.update({key: value for key, value in BEFORE.items() if key not in saved.gate})
+    if saved.gate.fit and saved.gate.fit == config.gate.fit:  # fitted when the run began, and never again
+        config.gate.update(midpoint=saved.gate.midpoint, slope=saved.gate.slope)
     if changed := differences(config, saved, FREE):
         raise ValueError(
             f"{path} was trained with other settings: {'; '.join(changed)}; "

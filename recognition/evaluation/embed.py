@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from iqa import GateRange
 from recognition.data.augment import normalise
 from recognition.data.decode import decode
 from recognition.data.degrade import low_res
@@ -46,6 +47,7 @@ def embed(
     batch_size: int = 128,
     flip: bool = False,
     rows: np.ndarray | None = None,
+    gates: GateRange | None = None,
 ) -> Tensor:
     """Embeddings (N, D) float32 of N encoded images, not normalised; all of them on every process's device.
 
@@ -54,6 +56,7 @@ def embed(
     side: pixels the images are reduced to and brought back from; None = as they are. batch_size: images per process.
     flip: add the embedding of the mirrored image, a raw sum; a model with a gate scores the mirrored image by itself.
     rows: (N,) positions of the images to embed, in this order; None = all.
+    gates: is shown the gates of this process's images, of a model that has some.
     ValueError for no images, and naming the first image that does not decode.
     """
     rows = np.arange(len(images)) if rows is None else rows
@@ -70,12 +73,20 @@ def embed(
             if side is not None and side != IMAGE_SIZE:
                 pixels = low_res(pixels, side)
             for image in normalise(pixels).split(batch_size if world.device.type != "cpu" else CPU_BATCH):
-                embedding = model.embed(image).float()
+                embedding = _embed(model, image, gates).float()
                 if flip:
                     embedding = embedding + model.embed(image.flip(3)).float()
                 parts.append(embedding)
         everyone = gather(torch.cat(parts))  # (world_size * share, D), process by process
     return everyone.unflatten(0, (world.world_size, share)).transpose(0, 1).flatten(0, 1)[: len(rows)]
+
+
+def _embed(model: Embedder, image: Tensor, gates: GateRange | None) -> Tensor:
+    if gates is None or not getattr(model, "needs_gate", False):
+        return model.embed(image)
+    score = model.score(image)
+    gates.see(model.quality_gate(score))
+    return model.embed(image, score)
 
 
 @contextlib.contextmanager

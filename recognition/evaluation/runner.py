@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from iqa import GateRange
 from recognition.distributed import World
 from recognition.evaluation import intervals
 from recognition.evaluation.embed import Embedder, embed
@@ -37,7 +39,11 @@ def evaluate(
     sets = open_sets(settings) if sets is None else sets
     if not sets:
         raise ValueError("evaluation.sets is empty: name at least one set, a dict of name, kind and files")
-    return {one.name: _evaluate_set(model, one, settings, world) for one in sets}
+    gates = GateRange()
+    results = {one.name: _evaluate_set(model, one, settings, world, gates) for one in sets}
+    if world.is_main and (warning := gates.warning()):
+        warnings.warn(warning, stacklevel=2)
+    return results
 
 
 def scalars(results: dict) -> dict[str, float]:
@@ -109,9 +115,11 @@ def load_results(folder: str | Path) -> dict:
     return results
 
 
-def _evaluate_set(model: Embedder, one: EvaluationSet, settings: dict, world: World) -> dict[str, dict]:
+def _evaluate_set(
+    model: Embedder, one: EvaluationSet, settings: dict, world: World, gates: GateRange
+) -> dict[str, dict]:
     embeddings = {
-        side: _embed_rows(model, one, rows, side, settings, world) for side, rows in _rows_by_side(one).items()
+        side: _embed_rows(model, one, rows, side, settings, world, gates) for side, rows in _rows_by_side(one).items()
     }
     measure = _identification if one.pairs is None else _verification
     results = {}
@@ -131,7 +139,7 @@ def _rows_by_side(one: EvaluationSet) -> dict[int, np.ndarray]:
 
 
 def _embed_rows(
-    model: Embedder, one: EvaluationSet, rows: np.ndarray, side: int, settings: dict, world: World
+    model: Embedder, one: EvaluationSet, rows: np.ndarray, side: int, settings: dict, world: World, gates: GateRange
 ) -> Tensor:
     """(images, D); rows that are not needed at this side are NaN, which every measure refuses."""
     some = embed(
@@ -142,6 +150,7 @@ def _embed_rows(
         batch_size=settings["batch_size"],
         flip=settings["flip"],
         rows=rows,
+        gates=gates,
     )
     all_rows = some.new_full((len(one.images), some.shape[1]), float("nan"))
     all_rows[rows] = some

@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 
 import adapters
 from adapters import ADAPTERS, attach, load, read_folder, state, whole_arguments, write_folder
-from adapters._files import DERIVED, GATE
+from adapters._files import GATE
 from recognition import config as settings
 from recognition import delivery, model, runs, weights
 from recognition.evaluation.runner import save_results
 from recognition.gate import Gate
+from recognition.hashes import DERIVED
 from tests.tiny import Tiny, TinyViT
 from tests.training import recipe_with_base
 

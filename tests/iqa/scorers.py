@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
+from unittest import mock
 
 import cv2
 import numpy as np
+import onnx
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from iqa import SCORERS
+from iqa._model import write_fitted
 from iqa._scene_statistics import SceneStatistics
 from iqa.brisque import grey_levels, scale
+from iqa.landmark_forest import FEATURES
+from tests.tiny import Tiny
 
 LADDER = (112, 56, 28, 14, 7)  # pixels, best first
 
@@ -45,10 +53,42 @@ def make(name: str, folder: Path) -> nn.Module:
     """A scorer of that name, with generated files where it needs some."""
     if name == "cnniqa":
         return SCORERS.create(name, weights=str(cnniqa_file(folder, "koniq")))
+    if name == "onnx":
+        return SCORERS.create(name, file=str(onnx_file(folder)))
+    if name == "pyiqa":
+        with mock.patch.dict(sys.modules, {"pyiqa": pyiqa_stand_in()}):
+            return SCORERS.create(name, metric="blur")
     if name == "brisque":
         weights, ranges = brisque_files(folder, "opencv")
         return SCORERS.create(name, weights=str(weights), ranges=str(ranges))
-    return SCORERS.create(name)
+    if name == "landmark_forest":
+        return SCORERS.create(name, file=str(forest_file(folder)))
+    if name in ("cr_fiqa", "ex_fiqa", "recognizability"):
+        scorer = SCORERS.create(name, weights=str(fitted_file(folder, name, tiny_base())))
+    else:
+        section = SCORERS.spell_out(name)
+        scorer = SCORERS.create(section.pop("name"), **section)
+    if scorer.needs == "model":
+        scorer.bind(tiny_base())
+    return scorer
+
+
+def tiny_base() -> Tiny:
+    """A frozen base, the same at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        return Tiny().eval().requires_grad_(False)
+
+
+def fitted_file(folder: Path, name: str, base: nn.Module) -> Path:
+    """What tools/fit_scorer.py would write for that scorer and base, of drawn numbers."""
+    drawn = torch.randn(base.embedding_size, generator=torch.Generator().manual_seed(5))
+    path = folder / f"{name}.safetensors"
+    if name == "recognizability":
+        write_fitted(path, name, {"centre": drawn}, base, {})
+    else:
+        write_fitted(path, "cr_fiqa", {"weight": drawn, "bias": torch.tensor(0.5)}, base, {})
+    return path
 
 
 def cnniqa_file(folder: Path, form: str) -> Path:
@@ -69,6 +109,84 @@ def cnniqa_file(folder: Path, form: str) -> Path:
     path = folder / f"cnniqa_{form}.npz"
     np.savez(path, **arrays)
     return path
+
+
+def onnx_file(
+    folder: Path,
+    shape: tuple[str | int, ...] = ("batch", 3, "height", "width"),
+    weights: tuple[float, float, float] = (0.3, 0.6, 0.1),
+    kind: int = TensorProto.FLOAT,
+) -> Path:
+    """A network whose one output `quality`, (B, 1), is the mean |difference to the left neighbour| of a grey picture.
+
+    shape: (B, 3, H, W). weights: of the channels as they come in.
+    """
+    kernel = np.zeros((1, 3, 1, 2), np.float32)
+    kernel[0, :, 0, 1] = weights
+    kernel[0, :, 0, 0] = [-weight for weight in weights]
+    numbers = helper.tensor_dtype_to_np_dtype(kind)
+    nodes = [
+        helper.make_node("Conv", ["input", "kernel"], ["edges"]),
+        helper.make_node("Abs", ["edges"], ["sizes"]),
+        helper.make_node("ReduceMean", ["sizes", "axes"], ["quality"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "quality",
+        [helper.make_tensor_value_info("input", kind, shape)],
+        [helper.make_tensor_value_info("quality", kind, None)],
+        [
+            numpy_helper.from_array(kernel.astype(numbers), "kernel"),
+            numpy_helper.from_array(np.array([2, 3], np.int64), "axes"),
+        ],
+    )
+    path = folder / "quality.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    return path
+
+
+def forest_file(folder: Path, **changes: np.ndarray) -> Path:
+    """Two trees on landmarks: eyes near each other or not, and then the mouth's width; and one leaf alone."""
+    tables = {
+        "feature": np.array([[0, 0, 5, 0, 0], [0, 0, 0, 0, 0]]),
+        "threshold": np.float32([[0.25, 0, 0.8, 0, 0], [0, 0, 0, 0, 0]]),
+        "left": np.array([[1, 1, 3, 3, 4], [0, 1, 2, 3, 4]]),
+        "right": np.array([[2, 1, 4, 3, 4], [0, 1, 2, 3, 4]]),
+        "value": np.float32([[0, 0.2, 0, 0.6, 1.0], [0.5, 0, 0, 0, 0]]),
+        "names": np.array(FEATURES),
+    }
+    path = folder / "forest.npz"
+    np.savez(path, **{**tables, **changes})
+    return path
+
+
+class _Blur(nn.Module):
+    """As pyiqa's InferenceModel: lower is better, (B, 1), [0, 1] and nothing beyond it."""
+
+    lower_better = True
+    score_range = "~0, ~100"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, target: Tensor) -> Tensor:
+        assert target.min() > -1e-6 and target.max() < 1 + 1e-6
+        return 100 - self.weight * target.diff(dim=3).abs().mean(dim=(1, 2, 3))[:, None]
+
+
+def pyiqa_stand_in() -> ModuleType:
+    """What the scorer pyiqa calls of that package: two names, one metric that looks at the picture alone."""
+
+    def create_metric(metric_name: str, device: torch.device, pretrained_model_path: str | None = None) -> nn.Module:
+        metric = _Blur().to(device)
+        metric.made_of = (metric_name, pretrained_model_path)
+        return metric
+
+    stand_in = ModuleType("pyiqa")
+    stand_in.create_metric = create_metric
+    stand_in.list_models = lambda metric_mode=None: ["blur"] if metric_mode == "NR" else ["blur", "psnr"]
+    return stand_in
 
 
 def brisque_files(folder: Path, form: str) -> tuple[Path, Path]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recognition.config import ConfigError, differences, load
+from recognition.config import ConfigError, differences, from_json, load, to_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,3 +130,49 @@ def test_every_shipped_recipe_resolves_and_says_needs_run_expect(path):
     load(path)
     head = path.read_text().split('"""')[1]
     assert all(word in head for word in ("Needs", "Run", "Expect")), f"{path.name} must say Needs, Run, Expect"
+
+
+def test_a_scorers_short_name_is_saved_spelled_out(tmp_path):
+    path = recipe(tmp_path, 'config.scorer = edict(name="onnx:net:1.onnx", size=112)')
+    config = load(path)
+    assert config.scorer == {"name": "onnx", "file": "net:1.onnx", "size": 112}
+    (tmp_path / "config.json").write_text(to_json(config))
+    assert from_json(tmp_path / "config.json").scorer == config.scorer
+    assert load(path, ["scorer.name=pyiqa:musiq"]).scorer == {"name": "pyiqa", "metric": "musiq"}
+    assert load(path, ["scorer.name=onnx:other.onnx"]).scorer == {"name": "onnx", "file": "other.onnx", "size": 112}
+    assert load(path, ["scorer.name=constant:0.25"]).scorer == {"name": "constant", "value": 0.25}
+    child = tmp_path / "child.py"
+    child.write_text(
+        'from easydict import EasyDict as edict\nparent = "mine.py"\nconfig = edict(scorer=edict(threads=1))\n'
+    )
+    assert load(child).scorer == {"name": "onnx", "file": "net:1.onnx", "size": 112, "threads": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ('name="pyiqua:musiq"', "config.scorer: unknown scorer 'pyiqua'; did you mean 'pyiqa'"),
+        ('name="pyiqa:"', "config.scorer: scorer 'pyiqa:': write pyiqa:METRIC"),
+        ('name="spectral_slope:2"', "config.scorer: scorer 'spectral_slope:2': it takes no arguments"),
+        ('name="constant:high"', "config.scorer.value is 'high'; it takes a number"),
+        (
+            'name="onnx:a.onnx", file="b.onnx"',
+            "config.scorer.name is 'onnx:a.onnx' and file is 'b.onnx': write the file once",
+        ),
+    ],
+)
+def test_faults_of_short_names(tmp_path, settings, said):
+    with pytest.raises(ConfigError) as error:
+        load(recipe(tmp_path, f"config.scorer = edict({settings})"))
+    assert str(error.value).startswith(said) and "\n" not in str(error.value)
+
+
+def test_other_plugins_have_no_short_names(tmp_path):
+    with pytest.raises(ConfigError, match="unknown adapter 'lora:4'"):
+        load(recipe(tmp_path, 'config.adapter = edict(name="lora:4")'))
+
+
+def test_an_automatic_midpoint_or_slope_is_the_fit_by_roles(tmp_path):
+    path = recipe(tmp_path, 'config.gate = edict(midpoint="auto")')
+    assert load(path).gate.fit == "roles" and load(path).gate.midpoint == 1.4
+    assert load(path, ["gate.fit=otsu", "gate.slope=auto"]).gate.fit == "otsu"

@@ -99,3 +99,26 @@ def test_every_shipped_plugin_has_a_summary(kind):
     found = registry_of(kind)
     for name in found.names():
         assert len(found.summary(name)) > 10, f"{kind} '{name}' needs a docstring whose first line tells what it is"
+
+
+def test_a_short_form_names_the_first_argument(things):
+    things("alpha", "alpha")
+    assert registry().spell_out("alpha:12") == {"name": "alpha", "rank": "12"}
+    assert registry().spell_out("alpha:C:\\x.onnx") == {"name": "alpha", "rank": "C:\\x.onnx"}
+    assert registry().spell_out("alpha") == {"name": "alpha"}
+    assert "plugins_of_test.alpha" not in sys.modules
+    with pytest.raises(ValueError, match="unknown thing 'alfa'; did you mean 'alpha'"):
+        registry().spell_out("alfa:12")
+    with pytest.raises(ValueError, match="thing 'alpha:': write alpha:RANK"):
+        registry().spell_out("alpha:")
+
+
+def test_a_short_form_of_a_plugin_without_arguments_is_an_error(things):
+    things("alpha", "alpha")
+
+    @registry().register("bare")
+    def bare():
+        """Takes nothing."""
+
+    with pytest.raises(ValueError, match="thing 'bare:1': it takes no arguments"):
+        registry().spell_out("bare:1")
