@@ -90,6 +90,8 @@ def from_json(path: str | Path) -> EasyDict:
         if isinstance(section, dict) and not isinstance(found[key].get("name", ""), str):
             raise ConfigError(f"{path} is no run's settings: {key}.name is {found[key]['name']!r}")
     found["adapter"].setdefault("weights", base.adapter.weights)  # runs from before it started from none
+    for key, value in base.gate.items():  # and fitted no gate
+        found["gate"].setdefault(key, value)
     return EasyDict(found)
 
 

@@ -13,12 +13,9 @@ from recognition.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BEFORE", "GATES", "Form"]
+__all__ = ["GATES", "Form"]
 
 GATES = Registry("gate", "iqa.gates")
-
-# what a run asked for that was started before there were these settings
-BEFORE = {"levels": 4, "lr_scale": 1.0, "fit": "", "sample": 2000}
 
 
 class Form(Protocol):

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from easydict import EasyDict
 
-from iqa.gates import BEFORE
 from recognition import distributed
 from recognition.checkpoint.manifest import MANIFEST, DamagedError, verify
 from recognition.config import differences, from_json
@@ -216,7 +215,6 @@ def to_resume(
     saved = from_json(settings)
     told = {key: value for key, value in saved.backbone.items() if key not in config.backbone}
     config.backbone.update(told)  # by the card of the base weights, when the run began
-    saved.gate.update({key: value for key, value in BEFORE.items() if key not in saved.gate})
     if saved.gate.fit and saved.gate.fit == config.gate.fit:  # fitted when the run began, and never again
         config.gate.update(midpoint=saved.gate.midpoint, slope=saved.gate.slope)
     if changed := differences(config, saved, FREE):

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from iqa import GateRange, QualityGate, make_gate
-from iqa.gates import BEFORE, GATES
+from iqa.gates import GATES
+
+DEFAULTS = {"levels": 4, "lr_scale": 1.0, "fit": "", "sample": 2000}  # of config.gate, the other settings
 
 ROOT = Path(__file__).parents[2]
 LEARNING = ("learned", "per_layer")
@@ -21,7 +23,7 @@ LEARNING = ("learned", "per_layer")
 def of(name: str, midpoint: float = 0.3, slope: float = 2.0, layers: int = 3, **settings: float) -> QualityGate:
     """As a recipe's config.gate makes it; slope 1 for a form that has none."""
     slope = slope if GATES.get(name).takes_slope else 1.0
-    return make_gate({"shape": name, "midpoint": midpoint, "slope": slope, **BEFORE, **settings}, layers)
+    return make_gate({"shape": name, "midpoint": midpoint, "slope": slope, **DEFAULTS, **settings}, layers)
 
 
 def moved(gate: QualityGate, seed: int = 0) -> QualityGate:
@@ -170,7 +172,7 @@ def test_a_learned_gate_compiles_with_its_gradient() -> None:
 
 def test_runs_from_before_there_were_these_settings_had_what_the_defaults_say() -> None:
     section = runpy.run_path(str(ROOT / "configs" / "base.py"))["config"].gate
-    assert {**section} == {"shape": "linear", "midpoint": 1.4, "slope": 0.7, **BEFORE}
+    assert {**section} == {"shape": "linear", "midpoint": 1.4, "slope": 0.7, **DEFAULTS}
 
 
 def test_several_scores_per_image_each_with_its_own_midpoint() -> None:

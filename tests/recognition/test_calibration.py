@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import adapters
 from adapters._layers import gated_layers
 from iqa import SCORERS, GateRange, make_gate
-from iqa.gates import BEFORE, GATES
+from iqa.gates import GATES
 from recognition import calibration, checkpoint, delivery, distributed
 from recognition import config as settings
 from recognition.data.augment import finish
@@ -35,6 +35,8 @@ from tests.launch import run_processes
 from tests.small import write_recipe
 from tests.tiny import Tiny, nameable
 from tests.training import CPU, QUIET, Trained, run_trainer
+
+DEFAULTS = {"levels": 4, "lr_scale": 1.0, "fit": "", "sample": 2000}  # of config.gate, the other settings
 
 TINY = "tiny_of_tests"
 GATED = ("adapter.name=dual_lora", "adapter.rank=2", "degradation.share=0.5", "degradation.sides=[7,14]")
@@ -212,7 +214,7 @@ def gated(shape: str, midpoint: float = 1.4) -> FaceModel:
     torch.manual_seed(0)
     backbone, handle = Pair(), Gate()
     adapters.attach(backbone, adapters.ADAPTERS.create("dual_lora", rank=2), handle)
-    settings_of_gate = {"shape": shape, "midpoint": midpoint, "slope": 1.0, **BEFORE}
+    settings_of_gate = {"shape": shape, "midpoint": midpoint, "slope": 1.0, **DEFAULTS}
     quality_gate = make_gate(settings_of_gate, len(gated_layers(backbone)))
     model = FaceModel(backbone, handle, quality_gate, SCORERS.create("sharpness"), frozen_base=True)
     with torch.no_grad():
