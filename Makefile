@@ -30,9 +30,11 @@ lint: setup
 check: lint
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
-# two processes of one thread: two of two threads take each other's cores
+# two processes of one thread: two of two threads take each other's cores; in the order of tests/conftest.py, not by
+# the number of tests; what is compiled once is kept, for the many processes that tests start
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --durations 10
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile \
+		--no-loadscope-reorder --durations 20
 
 test-mxnet: setup
 	$(BIN)/python tests/mxnet/run.py

@@ -116,6 +116,8 @@ class Adapters:
         load(layers, entry.saved.tensors)
         if entry.saved.gate:
             self.quality_gate.load_state_dict(entry.saved.gate)
+        elif self.quality_gate is not None and (told := entry.saved.card.get("gate")):  # from before gates were saved
+            self.quality_gate.place(told["midpoint"], told["slope"])
         self._wear(layers)
         self.active = name
 

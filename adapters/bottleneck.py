@@ -40,6 +40,7 @@ class BottleneckAdapter:
     needs_gate = False
     auxiliary_losses = False
     freezes_base = True
+    of_training = ("dropout",)
 
     def __init__(
         self,

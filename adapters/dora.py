@@ -69,6 +69,7 @@ class DoRA:
     needs_gate = False
     auxiliary_losses = False
     freezes_base = True
+    of_training = ("dropout", "dropout_at", "init", "lr_plus_ratio")
 
     def __init__(
         self,

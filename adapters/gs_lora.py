@@ -86,7 +86,7 @@ class GSLoRA:
     auxiliary_losses = True
     freezes_base = True
     # what weights say nothing of: a run that starts from another's may set them anew
-    of_training = ("sparsity", "epsilon")
+    of_training = ("sparsity", "epsilon", "dropout", "dropout_at", "init", "lr_plus_ratio")
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class LoRA:
     needs_gate = False
     auxiliary_losses = False
     freezes_base = True
+    of_training = ("dropout", "dropout_at", "init", "lr_plus_ratio")
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class MixtureLoRA:
     needs_gate = True
     auxiliary_losses = False
     freezes_base = True
+    of_training = ("dropout", "dropout_at", "init", "lr_plus_ratio")
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ import adapters
 from adapters import ADAPTERS, Saved
 from adapters._layers import gated_layers
 from iqa import SCORERS, make_gate
+from iqa._gate import plain
 from recognition.backbones import BACKBONES
 from recognition.config import arguments, differences
 from recognition.gate import Gate
@@ -73,6 +74,9 @@ def _check_gate(saved: Saved, config: EasyDict, layers: int) -> None:
     _refuse(saved, "gate", differences(ours, {key: told.get(key, value) for key, value in ours.items()}))
     sizes = [{key: list(tensor.shape) for key, tensor in one.items()} for one in (gate.state_dict(), saved.gate)]
     _refuse(saved, "gate", differences(*sizes))
+    if not config.gate.fit:  # which does not fit such a gate anew, and writes its numbers down
+        theirs = {key: plain(saved.gate[key]) for key in ("midpoint", "slope")}
+        _refuse(saved, "gate", differences({key: config.gate[key] for key in theirs}, theirs))
 
 
 def _plan(adapter: Section, backbone: Section) -> nn.Module:

@@ -238,9 +238,8 @@ def _describe(model: FaceModel, two_inputs: bool) -> dict[str, str]:
         gate = model.quality_gate
         card["scorer"] = "outside, input 'score'" if two_inputs else _scorer_name(model.scorer)
         card["quality_gate"] = f"{type(gate).__name__}({gate.extra_repr()})"
-        for name in ("midpoint", "slope"):
-            if hasattr(gate, name):
-                card[name] = json.dumps(getattr(gate, name).tolist())
+        for name, values in zip(("midpoint", "slope"), gate.now(), strict=True):
+            card[name] = json.dumps(values.tolist())
     return card
 
 

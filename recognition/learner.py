@@ -64,9 +64,10 @@ class Learner:
             torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = True
             self.model.compile()
         self.model.train()
+        self._statistics_move = self.model.statistics_move
         self.network = self.model
         if self.trained:  # statistics of a frozen base stand still, so there is nothing to broadcast
-            self.network = DistributedDataParallel(self.model, forward_sync_buffers=not self.model.frozen_base)
+            self.network = DistributedDataParallel(self.model, forward_sync_buffers=self._statistics_move)
         self.optimizer = build_optimizer(config, self.model, self.classifier, self.adapter)
         self.classifier.bind(self.optimizer)
         self.scaler = ShardedGradScaler(world.device.type, enabled=config.train.precision == "fp16")
@@ -137,7 +138,7 @@ class Learner:
 
     def share_statistics(self) -> None:
         """Give every process the main one's buffers: DDP does so at the next training forward only."""
-        if not self.model.frozen_base:
+        if self._statistics_move:
             for buffer in self.model.buffers():
                 dist.broadcast(buffer, 0)
 

@@ -53,6 +53,12 @@ class FaceModel(nn.Module):
         """True where layers read a gate, so that an image needs a score."""
         return self.quality_gate is not None
 
+    @property
+    def statistics_move(self) -> bool:
+        """True in training mode where a forward pass moves buffers: of a network, or of norms that an adapter wakes."""
+        norms = (m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+        return not self.frozen_base or any(norm.training and norm.track_running_stats for norm in norms)
+
     def forward(self, image: Tensor, score: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """image: (B, 3, H, W) float RGB in [-1, 1], resized to the backbone's size where it differs.
 

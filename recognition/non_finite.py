@@ -14,13 +14,13 @@ from recognition.partial_fc import PartialFC
 class NonFiniteGuard:
     """Keeps what is not finite out of a run's weights and statistics.
 
-    limit: updates in a row that may be skipped. in_a_row, total: updates skipped so far.
+    model: in training mode. limit: updates in a row that may be skipped. in_a_row, total: updates skipped so far.
     """
 
     def __init__(self, model: FaceModel, classifier: PartialFC, limit: int) -> None:
         self.classifier, self.limit = classifier, limit
         self.in_a_row = self.total = 0
-        moving = classifier if model.frozen_base else nn.ModuleList([model, classifier])
+        moving = nn.ModuleList([model, classifier]) if model.statistics_move else classifier
         self._statistics = [*moving.buffers()]  # a forward pass moves them, before anybody knows its loss
         self._kept = [buffer.clone() for buffer in self._statistics]
 

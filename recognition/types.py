@@ -141,7 +141,8 @@ class Adapter(Protocol):
         """Change the backbone in place. The base is frozen already where freezes_base says so.
 
         Optionally, parameter_groups(backbone) -> list of {"params": [...], "lr_scale": float} for groups of one's own,
-        and report(backbone, forward) -> figures by log tag, where forward() runs the network on some images.
+        report(backbone, forward) -> figures by log tag, where forward() runs the network on some images, and
+        of_training, names of arguments that weights say nothing of: a run that goes on from a folder may set them anew.
         """
 
 

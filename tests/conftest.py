@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,17 +10,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.fuzz import memory_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 ORACLES = ROOT / "tests" / "oracles"
+EARLY = ("tests/adapters/test_matrix.py", "tests/recovery/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first and beside it, in the other process of two, those that mostly wait."""
+    items.sort(key=lambda item: next((i for i, path in enumerate(EARLY) if item.nodeid.startswith(path)), len(EARLY)))
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_collections() -> None:
+    """What was imported until now is left out of them: there is a full one in every run, of half a second otherwise."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -29,6 +44,13 @@ def current_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.chdir(path)
         yield path
         monkeypatch.undo()
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of new layers are left as memory has them: for networks of a hundred million, loaded strictly anyway."""
+    for name in (name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_")):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
 
 
 @pytest.fixture(scope="session")

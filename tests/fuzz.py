@@ -123,7 +123,6 @@ def fuzz(check: Callable[[int], str], count: int, *, name: str, folder: Path | N
             kept = f"; its input is kept in {_keep(folder)}" if folder else ""
             raise AssertionError(f"{name}, seed {seed}: the child {ended}{kept}\n{told.decode(errors='replace')}")
         words += pickle.loads(told)
-    gc.unfreeze()
     print(f"{name}: {count:,} mutated inputs, " + ", ".join(f"{n:,} {word}" for word, n in sorted(words.items())))
     return words
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import tempfile
@@ -11,6 +12,9 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as multiprocessing
 
+# one warm parent forks them all: importing these afresh costs seconds for each process
+WARM = ["torch", "torch._dynamo", "torch.optim", "pytest", "tests.training"]
+
 
 def run_processes(world_size: int, function: Callable, *arguments) -> list:
     """What function(global_rank, *arguments) returned on each of `world_size` processes, in rank order.
@@ -18,8 +22,7 @@ def run_processes(world_size: int, function: Callable, *arguments) -> list:
     function: module-level, so that a fresh process can find it. Results travel through torch.save.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # one warm parent forks them all: importing torch afresh costs seconds for each process
-        multiprocessing.set_forkserver_preload(["torch", "torch._dynamo", "torch.optim", "recognition.distributed"])
+        multiprocessing.set_forkserver_preload(WARM)
         multiprocessing.start_processes(
             _worker,
             (world_size, _free_port(), folder, function, arguments),
@@ -31,13 +34,16 @@ def run_processes(world_size: int, function: Callable, *arguments) -> list:
 
 def _worker(rank: int, world_size: int, port: int, folder: str, function: Callable, arguments: tuple) -> None:
     from recognition import distributed
+    from tests.tiny import nameable
 
+    gc.freeze()  # what was imported: no collection is to walk it
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     distributed.start("cpu", timeout_minutes=2)
-    result = function(rank, *arguments)
+    with nameable():
+        result = function(rank, *arguments)
     torch.save(result, Path(folder) / f"{rank}.pt")
     del result
     distributed.stop()

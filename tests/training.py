@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.distributed as dist
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from recognition import config as settings
 from recognition import distributed
 from recognition.distributed import World
+from recognition.evaluation import report
 from recognition.model import assemble
 from recognition.trainer import Trainer
 from recognition.weights import write_weights
 from tests.launch import run_processes
 from tests.small import write_recipe
+from tests.tiny import Tiny
 
 CPU = torch.device("cpu")
 QUIET = ("evaluation.sets=[]",)
+SHORT = ("schedule.epochs=0.4", *QUIET)  # two updates
 
 
 def recipe_with_base(folder: Path) -> Path:
@@ -33,6 +39,14 @@ def recipe_with_base(folder: Path) -> Path:
     config = settings.load(path)
     write_weights(folder / "base.safetensors", assemble(config).model.backbone.state_dict(), {})
     path.write_text(path.read_text() + f"config.backbone.weights = {str(folder / 'base.safetensors')!r}\n")
+    return path
+
+
+def tiny_recipe(folder: Path) -> Path:
+    """The same on the tiny backbone, whose updates take a tenth of the time. Inside tests.tiny.nameable() only."""
+    path, base = write_recipe(folder), folder / "base.safetensors"
+    write_weights(base, Tiny().state_dict(), {})
+    path.write_text(path.read_text() + f'config.backbone = edict(name="tiny_of_tests", weights={str(base)!r})\n')
     return path
 
 
@@ -47,8 +61,29 @@ class Trained:
     stopped_by: str = ""
 
 
-def run_trainer(recipe: Path, *overrides: str, world: World, at: Callable[[Trainer], None] | None = None) -> Trained:
-    """Train to the end on a started process group. at: called before every update."""
+@contextlib.contextmanager
+def blank_pictures() -> Iterator[None]:
+    """Pictures are written as ever, with nothing on them: to draw them takes longer than ten updates."""
+    names = ("face_figure", "score_figure", "roc_figure")
+    with mock.patch.multiple(report, **{name: lambda *_: Figure(figsize=(1, 1)) for name in names}):
+        yield
+
+
+def run_trainer(
+    recipe: Path,
+    *overrides: str,
+    world: World,
+    at: Callable[[Trainer], None] | None = None,
+    pictures: bool = False,
+) -> Trained:
+    """Train to the end on a started process group. at: called before every update. pictures: draw them."""
+    with contextlib.nullcontext() if pictures else blank_pictures():
+        return _run_trainer(recipe, overrides, world, at)
+
+
+def _run_trainer(
+    recipe: Path, overrides: tuple[str, ...], world: World, at: Callable[[Trainer], None] | None
+) -> Trained:
     trainer = Trainer(settings.load(recipe, overrides), world)
     keys: dict[int, list] = {}
     kept = trainer.meter.__class__.next
@@ -88,12 +123,14 @@ def _tensors(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return found, kept
 
 
-def train(recipe: Path, *overrides: str, world: World | None = None) -> tuple[dict[str, Tensor], dict[int, float]]:
+def train(
+    recipe: Path, *overrides: str, world: World | None = None, pictures: bool = False
+) -> tuple[dict[str, Tensor], dict[int, float]]:
     """Run a recipe to its end in this process; returns (final tensors by name, losses by update)."""
     alone = world is None
     world = world or distributed.start("cpu")
     try:
-        found = run_trainer(recipe, *overrides, world=world)
+        found = run_trainer(recipe, *overrides, world=world, pictures=pictures)
     finally:
         if alone:
             distributed.stop()

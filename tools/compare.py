@@ -78,7 +78,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def jobs_of(arguments: argparse.Namespace) -> list[Job]:
     """Every combination; seeds outermost, so that one whole table stands early.
 
-    ConfigError for a recipe that does not resolve, or recipes that start from different models.
+    ConfigError for a recipe that does not resolve, recipes that start from different models, and two runs of one name.
     """
     bases = {str(settings.load(recipe, arguments.common).backbone) for recipe in arguments.recipes}
     if len(bases) > 1:
@@ -89,10 +89,17 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
         for name, *overrides in arguments.setting or [["default"]]
         for recipe in arguments.recipes
     ]
-    return [
+    jobs = [
         Job(recipe, name, (*overrides, *arguments.common), seed, arguments.out, evaluates_base=number == 0)
         for number, (seed, name, overrides, recipe) in enumerate(combinations)
     ]
+    names = [job.run.name for job in jobs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise settings.ConfigError(
+            f"two runs would share a folder: {', '.join(sorted(twice))}; give each recipe a file name, each setting a "
+            "name and each seed once"
+        )
+    return jobs
 
 
 def changed_settings(job: Job) -> str:

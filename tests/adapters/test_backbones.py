@@ -49,7 +49,7 @@ def published(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     ("name", "adapter", "options"),
     [("petal_swin_256new_lora", "lora", PETAL), ("petal_swin_256new_iqa", "dual_lora", {**PETAL, "head": True})],
 )
-def test_petalfaces_adapted_swin(name: str, adapter: str, options: dict, oracles: Path) -> None:
+def test_petalfaces_adapted_swin(name: str, adapter: str, options: dict, oracles: Path, undrawn: None) -> None:
     base, tensors = published(oracles / f"{name}.keys.json")
     wanted = np.load(oracles / f"{name}.npz")
     backbone, gate = BACKBONES.create("swin_120", shift_mask=False), Gate()

@@ -46,7 +46,7 @@ OPTIONS = {  # beside the defaults, which every adapter is tested with
     "gs_lora": [{"rank": 2, "alpha": 4.0, "targets": ["**"], "sparsity": 0.1}, {"sparsity": 0.0, "init": "gaussian"}],
     "moe": [{"experts": 4, "top_k": 1, "mixing": "logits", "targets": ["**"]}, {"train": "all"}],
 }
-EXPORTED_LIKE = {  # to torch.export, which takes seconds, the same graph but for numbers and shapes; the tracer gets all
+EXPORTED_LIKE = {  # the same graph but for numbers, to torch.export, which takes seconds; by trace all are exported
     **dict.fromkeys(("norms_only", "partial", "head_only"), "full"),
     **dict.fromkeys(("lora", "gs_lora", "vera"), "dora"),
     "dual_lora": "mixture_lora",

@@ -104,8 +104,14 @@ def test_another_adapter_backbone_base_or_scorer_is_refused_naming_both(recipe: 
     refused(recipe, r"another backbone .*drop: 0\.1, was 0\.3", *dual, "backbone.drop=0.1")
     refused(recipe, f"name: '{VIT}', was '{TINY}'", *dual, backbone=VIT)
 
-    same = assemble(load(recipe, f"adapter.weights={recipe.parent / 'first'}", *dual, f"adapter.targets={TARGETS}"))
-    assert same.model.quality_gate.midpoint.item() == pytest.approx(0.8), "the gate comes with the adapter"
+    refused(recipe, r"another gate .*midpoint: 1\.4, was 0\.8", *dual)
+
+    dual = (*dual, "gate.midpoint=0.8")
+    other = ("adapter.dropout=0.3", "adapter.lr_plus_ratio=4.0")  # what weights say nothing of
+    same = assemble(
+        load(recipe, f"adapter.weights={recipe.parent / 'first'}", *dual, *other, f"adapter.targets={TARGETS}")
+    )
+    assert same.model.quality_gate.midpoint.item() == pytest.approx(0.8)
     path = recipe.with_name(f"base_{TINY}.safetensors")
     own = adapters.hash_tensors(read_weights(path).tensors)
     changed = {key: tensor * 1.01 for key, tensor in read_weights(path).tensors.items()}

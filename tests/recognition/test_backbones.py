@@ -118,7 +118,7 @@ def test_an_image_changes_its_own_row_only(name):
 
 
 @pytest.mark.parametrize(("oracle", "name", "arguments"), ORACLES)
-def test_published_figures(oracles, oracle, name, arguments):
+def test_published_figures(oracles, undrawn, oracle, name, arguments):
     shapes = json.loads((oracles / f"{oracle}.keys.json").read_text())
     model = BACKBONES.create(name, **arguments).eval()
     load_strictly(model, {key: torch.from_numpy(fill(key, tuple(shape))) for key, shape in shapes.items()}, oracle)

@@ -178,14 +178,15 @@ def train_on(path: Path, files: Files, sound: set[bytes], skip: bool) -> tuple[i
 
 
 @pytest.mark.slow
-def test_twenty_thousand_mutated_sets(tmp_path: Path) -> None:
-    sets = small_sets(tmp_path)
+def test_twenty_thousand_mutated_sets(current_folder: Path) -> None:
+    folder = current_folder
+    sets = small_sets(folder)
     sound = {record for files in sets for record in originals(files)}
     for name, files in zip("ab", sets, strict=True):
-        assert read_all(tmp_path / name, files, sound, True) == len(files["idx"].splitlines())
-        assert train_on(tmp_path / name, files, sound, False) == (4, name == "b")
+        assert read_all(folder / name, files, sound, True) == len(files["idx"].splitlines())
+        assert train_on(folder / name, files, sound, False) == (4, name == "b")
         assert [int(line.split()[1], 16) for line in files["crc"].splitlines()] == [*map(zlib.crc32, originals(files))]
-    path = tmp_path / "x.rec"
+    path = folder / "x.rec"
 
     def check(seed: int) -> str:
         if seed % 1000 == 0:

@@ -11,14 +11,16 @@ from recognition import config as settings
 from recognition.distributed import World
 from recognition.trainer import Trainer
 from tests.launch import run_processes
-from tests.training import CPU, QUIET, recipe_with_base, run_trainer
+from tests.tiny import nameable
+from tests.training import CPU, QUIET, run_trainer, tiny_recipe
 
 COMMON = ("optim.name=sgd", "optim.lr=0.01", "schedule.epochs=1.0", "train.log_every=1", *QUIET)
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    return recipe_with_base(tmp_path)
+    with nameable():
+        yield tiny_recipe(tmp_path)
 
 
 @pytest.fixture
@@ -87,6 +89,7 @@ def same(one, two):
     ("what", "overrides"),
     [
         ("image", ("adapter.name=full",)),  # batch statistics have taken the NaN in by the time the loss is known
+        ("image", ("adapter.name=norms_only", "adapter.alive=True")),
         ("gradient", ("adapter.name=full", "optim.name=adamw")),
         ("image", ("adapter.name=lora", "classifier.sample_rate=0.5")),
         ("gradient", ("adapter.name=lora", "classifier.sample_rate=0.5")),

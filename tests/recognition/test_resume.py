@@ -9,7 +9,8 @@ import torch
 
 from recognition import checkpoint, distributed
 from tests.launch import run_processes
-from tests.training import QUIET, recipe_with_base, relative, run_trainer, train, train_and_kill, until
+from tests.tiny import nameable
+from tests.training import QUIET, relative, run_trainer, tiny_recipe, train, train_and_kill, until
 
 EVERY_UPDATE = ("train.save_every_updates=1", "train.save_every=0.0", "train.log_every=1")
 COMMON = ("schedule.epochs=2.0", "optim.name=sgd", "optim.lr=0.05", *EVERY_UPDATE, *QUIET)
@@ -31,7 +32,8 @@ VARIANTS = {  # 5 updates an epoch, 10 in all; killed before one of them
 
 @pytest.fixture
 def recipe(tmp_path):
-    return recipe_with_base(tmp_path)
+    with nameable():
+        yield tiny_recipe(tmp_path)
 
 
 def assert_same(one, two):
@@ -139,7 +141,7 @@ def stored_centres(rank, run, path):
     names |= {"classifier.weight.momentum_buffer": "optimizer.classifier.weight.momentum_buffer"}
     state = {
         name: DTensor.from_local(
-            torch.zeros(end - begin, 32), mesh, [Shard(0)], run_check=False, shape=torch.Size((6, 32)), stride=(32, 1)
+            torch.zeros(end - begin, 12), mesh, [Shard(0)], run_check=False, shape=torch.Size((6, 12)), stride=(12, 1)
         )
         for name in names.values()
     }

@@ -8,7 +8,8 @@ import torch
 from recognition import distributed
 from recognition.data.recordio import Header, RecordReader, RecordWriter, pack, unpack
 from tests.launch import run_processes
-from tests.training import QUIET, recipe_with_base, run_trainer, train, train_and_kill, until
+from tests.tiny import nameable
+from tests.training import QUIET, run_trainer, tiny_recipe, train, train_and_kill, until
 
 COMMON = ("adapter.name=lora", "optim.name=sgd", "optim.lr=0.01", "schedule.epochs=2.0", "train.save_every=0.0", *QUIET)
 SKIP = (*COMMON, "train.save_every_updates=1", "data.on_bad_record=skip", "data.bad_record_limit=0.2")
@@ -17,14 +18,15 @@ SKIP = (*COMMON, "train.save_every_updates=1", "data.on_bad_record=skip", "data.
 @pytest.fixture
 def recipe(tmp_path):
     """Records 7 and 19 are no pictures; record 3 has a label that is no number."""
-    path = recipe_with_base(tmp_path)
+    path = tiny_recipe(tmp_path)
     with RecordReader(tmp_path / "train.rec") as reader:
         records = {key: unpack(reader.read(key)) for key in reader.keys.tolist()}
     with RecordWriter(tmp_path / "train") as writer:
         for key, (header, picture) in records.items():
             label = float("nan") if key == 3 else header.label
             writer.write(key, pack(Header(0, label, key, 0), b"no picture" if key in (7, 19) else picture))
-    return path
+    with nameable():
+        yield path
 
 
 def listed(recipe, name="small"):

@@ -2,30 +2,24 @@
 
 import json
 
-import pytest
 import torch
+from safetensors.torch import load_file
 
-from recognition.backbones import BACKBONES
-from recognition.weights import write_weights
-from tests.small import write_recipe
-from tests.training import QUIET, train
+from tests.tiny import nameable
+from tests.training import SHORT, tiny_recipe, train
 
 
-@pytest.mark.slow
 def test_experts_start_from_the_first_stages_centres_and_are_told(tmp_path):
-    recipe = write_recipe(tmp_path)
-    torch.manual_seed(0)
-    base = BACKBONES.create("vit_t", embedding_size=32)
-    write_weights(tmp_path / "vit.safetensors", base.state_dict(), {})
-    common = ("backbone.name=vit_t", "backbone.embedding_size=32", f"backbone.weights={tmp_path / 'vit.safetensors'}")
-    common = (*common, "schedule.epochs=0.4", "data.batch_size=4", "adapter.name=moe", *QUIET)
-    first, _ = train(recipe, *common, "run.name=first", "adapter.train=none")
-    start = base.state_dict()
-    same = [name for name in start if f"backbone.{name}" in first]
-    assert same and all(torch.equal(first[f"backbone.{name}"], start[name]) for name in same)
-    init = f"classifier.init={tmp_path / 'runs' / 'first'}"
-    second, losses = train(recipe, *common, "run.name=second", "adapter.train=all", init)
-    anew, other = train(recipe, *common, "run.name=anew", "adapter.train=all")
+    with nameable():
+        recipe = tiny_recipe(tmp_path)
+        start = load_file(tmp_path / "base.safetensors")
+        common = (*SHORT, "backbone.drop=0.0", "data.batch_size=4", "adapter.name=moe")
+        first, _ = train(recipe, *common, "run.name=first", "adapter.train=none", "schedule.epochs=2.0", "optim.lr=0.1")
+        same = [name for name in start if f"backbone.{name}" in first]
+        assert same and all(torch.equal(first[f"backbone.{name}"], start[name]) for name in same)
+        init = f"classifier.init={tmp_path / 'runs' / 'first'}"
+        second, losses = train(recipe, *common, "run.name=second", "adapter.train=all", init)
+        anew, other = train(recipe, *common, "run.name=anew", "adapter.train=all")
     assert losses[1] < other[1]  # centres that have learned
     assert any(not torch.equal(second[name], first[name]) for name in first if name.startswith("backbone."))
     assert anew.keys() == second.keys()

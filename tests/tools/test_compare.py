@@ -1,7 +1,8 @@
 import pytest
 
 from tests.small import write_recipe
-from tools import compare
+from tests.training import blank_pictures
+from tools import compare, train
 
 
 @pytest.fixture
@@ -11,7 +12,7 @@ def recipes(tmp_path):
     for name, extra in (("one", ""), ("two", "config.optim = edict(lr=1e-3)\n")):
         path = tmp_path / f"{name}.py"
         head = 'from easydict import EasyDict as edict\nparent = "small.py"\nconfig = edict()\n'
-        path.write_text(head + "config.schedule = edict(epochs=0.4)\n" + extra)
+        path.write_text(head + "config.schedule = edict(epochs=0.4)\nconfig.evaluation = edict(low_res=[14])\n" + extra)
         names.append(str(path))
     return names
 
@@ -21,12 +22,15 @@ def test_a_table_of_recipes_settings_and_seeds_resumes_and_pairs(tmp_path, recip
     out = tmp_path / "out"
     call = [str(out), *recipes, "--seeds", "0", "1", "--setting", "plain", "--setting", "dim", "degradation.share=0.5"]
     call += ["--against", "one"]
+    for job in compare.jobs_of(compare.parse(call))[:-2]:  # in this process: six times less to import
+        with blank_pictures():
+            assert train.main(job.command[2:]) == 0
     assert compare.main([*call, "--jobs", "2", "--threads", "1"]) == 0
     text = (out / "comparison.md").read_text()
     assert text.count("## ") == 2 and "| base |" in text and "| one | 2 |" in text and "| two | 2 |" in text
     assert "points over the base" in text and "small: accuracy, %" in text and "tar@0.01" in text
     assert "points over one" in text and "file, KiB" in text
-    assert "8 runs, 0 of them done" in capsys.readouterr().out
+    assert "8 runs, 6 of them done" in capsys.readouterr().out
     assert compare.main([*call, "--", "optim.lr=0.5"]) == 2
     assert "optim.lr: 0.5" in capsys.readouterr().err
     assert compare.main(call) == 0
@@ -43,6 +47,11 @@ def test_the_yardstick_is_one_of_the_recipes(tmp_path, recipes, capsys):
     with pytest.raises(SystemExit):
         compare.main([str(tmp_path / "out"), *recipes, "--against", "three"])
     assert "--against three is none of the recipes" in capsys.readouterr().err
+
+
+def test_two_runs_of_one_name_are_refused(tmp_path, recipes, capsys):
+    assert compare.main([str(tmp_path / "out"), *recipes, "--seeds", "1", "1"]) == 2
+    assert "would share a folder: one-default-s1, two-default-s1" in capsys.readouterr().err
 
 
 def test_recipes_of_different_models_are_refused(tmp_path, recipes, capsys):
