@@ -34,7 +34,7 @@ Written by `tools/describe_adapters.py`; a test compares. Every adapter is one f
 FITTING = """A pair marked + trains, saves, loads, continues bit for bit from a checkpoint, exports to ONNX, compiles as
 one graph, recomputes activations, and gives on two processes the gradients of one: `tests/adapters/test_matrix.py` runs
 it on a narrow network of the same kind (`mbf` is compiled as `mobilefacenet_y1`, whose graph has two operations more).
-Compiling is tried with backend aot_eager for each pair, and with inductor for each adapter on one small transformer block.
+Compiling is tried with aot_eager for each pair, and with inductor for each adapter on one small transformer block.
 A number stands for the error that says why a pair makes no sense.
 """
 
