@@ -23,7 +23,7 @@ Case = tuple[Callable[[], Iterator[int]], str]  # an endless iterator of images 
 
 @contextmanager
 def cases(args: Namespace) -> Iterator[tuple[str, dict[str, Case]]]:
-    """What each recipe keeps in memory, and its steps. args: recipes, batch, device.
+    """What each recipe keeps in memory, and its steps. args: recipes, set (overrides), batch, device.
 
     The images are noise, so that nothing is decoded; the classes are the recipe's. ConfigError, a ValueError, for a
     recipe that does not resolve or lacks a file.
@@ -35,7 +35,10 @@ def cases(args: Namespace) -> Iterator[tuple[str, dict[str, Case]]]:
         raise ValueError(f"two recipes have the same name: {', '.join(names)}")
     world = distributed.start(args.device)
     try:
-        learners = {name: _learner(recipe, args.batch, world) for name, recipe in zip(names, args.recipes, strict=True)}
+        learners = {
+            name: _learner(recipe, args.set, args.batch, world)
+            for name, recipe in zip(names, args.recipes, strict=True)
+        }
         lines = [f"training steps of {args.batch} images on {world.device.type}, one process; MiB kept for backward:"]
         lines += [f"{name} {_kept(learner, args.batch):.1f}" for name, learner in learners.items()]
         yield (
@@ -46,8 +49,9 @@ def cases(args: Namespace) -> Iterator[tuple[str, dict[str, Case]]]:
         distributed.stop()
 
 
-def _learner(recipe: str, batch: int, world: distributed.World) -> Learner:
-    config = settings.load(recipe, [f"data.batch_size={batch}", f"optim.lr={LR}", "optim.accumulate=1"])
+def _learner(recipe: str, overrides: list[str], batch: int, world: distributed.World) -> Learner:
+    own = [f"data.batch_size={batch}", f"optim.lr={LR}", "optim.accumulate=1"]
+    config = settings.load(recipe, [*overrides, *own])
     missing = settings.missing_needs(config)
     if missing:
         raise ValueError("\n".join(missing))

@@ -56,6 +56,7 @@ def checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 def step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipes", nargs="+", help="what to train; the first is what the others are compared with")
+    parser.add_argument("--set", nargs="+", default=[], metavar="SECTION.SETTING=VALUE", help="laid over every recipe")
     parser.add_argument("--batch", type=int, default=16, help="images (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 

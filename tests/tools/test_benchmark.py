@@ -116,6 +116,8 @@ def test_training_steps_are_compared_with_the_first_recipe(tmp_path, capsys):
     kept = dict(re.findall(r"(small|frozen) ([\d.]+)", about))
     assert 0 < float(kept["frozen"]) < float(kept["small"])
     assert [row.split("|")[1].strip() for row in rows] == ["small", "frozen"] and rows[0].endswith("| limit |")
+    assert benchmark.main(["step", str(first), *quick, "--set", "adapter.name=nothing"]) == 1
+    assert "unknown adapter 'nothing'" in capsys.readouterr().err
 
 
 def test_a_recipe_without_its_files_is_no_row(tmp_path, capsys):

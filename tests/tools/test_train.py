@@ -46,11 +46,12 @@ def test_a_wrong_setting_and_a_wrong_file_are_one_sentence(tmp_path):
 @pytest.mark.slow
 def test_two_processes_under_torchrun_train_and_leave_a_run(tmp_path):
     recipe = str(write_recipe(tmp_path))
-    done = call("tools/train.py", recipe, "data.batch_size=3", launcher=TORCHRUN)
+    small = ("data.batch_size=3", "schedule.epochs=0.4", "evaluation.low_res=[14]")
+    done = call("tools/train.py", recipe, *small, launcher=TORCHRUN)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "small" / "model" / "adapter.safetensors").is_file()
     assert done.stdout.count("records   30 images") == 1
-    dry = call("tools/train.py", recipe, "run.name=dry", "--dry-run", launcher=TORCHRUN)
+    dry = call("tools/train.py", recipe, "run.name=dry", "--dry-run", *small, launcher=TORCHRUN)
     assert dry.returncode == 0 and "nothing was written" in dry.stdout
     assert not (tmp_path / "runs" / "dry").exists()
 
