@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -109,6 +110,7 @@ def main(kills: int, seed: int = 0) -> None:
     rng, began = random.Random(seed), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder, parts, newest, cut = Path(name), build(), 0, 0
+        gc.freeze()  # else the collections of 200 children walk, and copy, all that was imported
         for _ in range(kills):
             cut += one_kill(parts, folder, newest + 1, rng)
             looking = os.fork()  # a process of its own: what starts a process group must not be forked later
