@@ -7,6 +7,7 @@ own, and no second set of weights, since its view of the base shares every param
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -33,7 +34,7 @@ def view(base: nn.Module) -> nn.Module:
     return copy.deepcopy(base, {id(tensor): tensor for tensor in shared}).eval()
 
 
-class ModelScorer(nn.Module):
+class ModelScorer(nn.Module, ABC):
     """What scorers of a model have in common: bind(base) once, then scorer(image).
 
     A kind of its own defines _rate(), and _prepare() where the view has to keep something for it.
@@ -78,9 +79,9 @@ class ModelScorer(nn.Module):
     def _prepare(self, base: nn.Module) -> None:
         """Look at the view, and change its modules (never its tensors) as needed. ValueError where it does not fit."""
 
+    @abstractmethod
     def _rate(self, embedding: Tensor) -> Tensor:
         """(B, D) float32 embeddings, not normalised, or what _prepare() made of them -> (B,) float32."""
-        raise NotImplementedError
 
 
 def _as_input(image: Tensor, base: nn.Module) -> Tensor:

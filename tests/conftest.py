@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from recognition import distributed
+from recognition.distributed import World
 from tests.fuzz import memory_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +46,13 @@ def current_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.chdir(path)
         yield path
         monkeypatch.undo()
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """This process alone, as a process group."""
+    yield distributed.start("cpu")
+    distributed.stop()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from iqa import SCORERS
 from iqa._model import write_fitted
@@ -21,6 +22,8 @@ from iqa.brisque import grey_levels, scale
 from iqa.landmark_forest import FEATURES
 from tests.tiny import Tiny
 
+MODEL_SCORERS = ("attn_fiqa", "cr_fiqa", "ex_fiqa", "feature_norm", "recognizability", "ser_fiq")
+FITTED = ("cr_fiqa", "ex_fiqa", "recognizability")
 LADDER = (112, 56, 28, 14, 7)  # pixels, best first
 
 
@@ -235,3 +238,25 @@ opencv_ml_svm:
 
 def _listed(values: np.ndarray) -> str:
     return ", ".join(repr(float(value)) for value in values)
+
+
+def bound(name: str, base: nn.Module, folder: Path | None = None, **options: object) -> nn.Module:
+    if name in FITTED:
+        options["weights"] = str(fitted_file(folder, name, base))
+    scorer = SCORERS.create(name, **options)
+    scorer.bind(base)
+    return scorer
+
+
+def drawn(kind: type, **arguments: object) -> nn.Module:
+    """A base whose norms and biases are not at their start."""
+    base = kind(**arguments).eval().requires_grad_(False)
+    for tensor in (*base.parameters(), *base.buffers()):
+        if tensor.dim() == 1 and tensor.is_floating_point():
+            tensor += 0.3 * torch.rand_like(tensor)
+    return base
+
+
+def embedding(base: nn.Module, image: Tensor) -> Tensor:
+    size = base.input_size
+    return base(F.interpolate(image * 2 - 1, size=(size, size), mode="bilinear", align_corners=False))

@@ -1,10 +1,9 @@
-"""Scorers that look through the model: their formulas, the view they share with it, and what must not change."""
+"""Scorers that look through the model: the view they share with it, and what must not change."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,20 +14,14 @@ import torch
 from easydict import EasyDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import adapters
 from adapters import ADAPTERS
 from adapters.dual_lora import DualLoRA
 from iqa import SCORERS, QualityGate
-from iqa._model import read_fitted, view, write_fitted
-from iqa.cr_fiqa import fit, similarities, target
+from iqa._model import view, write_fitted
 from iqa.recognizability import centre_of
-from iqa.ser_fiq import SEED
 from recognition import config as settings
-from recognition.backbones.mobilefacenet import MobileFaceNet
-from recognition.backbones.swin import SwinTransformer
-from recognition.backbones.vit import VisionTransformer
 from recognition.data.decode import decode
 from recognition.data.records import Records
 from recognition.export import export_onnx
@@ -36,204 +29,9 @@ from recognition.gate import Gate
 from recognition.hashes import hash_tensors
 from recognition.model import FaceModel, assemble, build_backbone, count_parameters
 from recognition.runs import load_adapters, load_run
-from tests.iqa.scorers import as_input, fitted_file, reduced, tiny_base
+from tests.iqa.scorers import FITTED, MODEL_SCORERS, as_input, bound, embedding, fitted_file, reduced, tiny_base
 from tests.tiny import TinyViT, nameable
 from tests.training import SHORT, tiny_recipe, train
-
-NAMES = ("attn_fiqa", "cr_fiqa", "ex_fiqa", "feature_norm", "recognizability", "ser_fiq")
-FITTED = ("cr_fiqa", "ex_fiqa", "recognizability")
-
-
-def bound(name: str, base: nn.Module, folder: Path | None = None, **options: object) -> nn.Module:
-    if name in FITTED:
-        options["weights"] = str(fitted_file(folder, name, base))
-    scorer = SCORERS.create(name, **options)
-    scorer.bind(base)
-    return scorer
-
-
-def drawn(kind: type, **arguments: object) -> nn.Module:
-    """A base whose norms and biases are not at their start."""
-    base = kind(**arguments).eval().requires_grad_(False)
-    for tensor in (*base.parameters(), *base.buffers()):
-        if tensor.dim() == 1 and tensor.is_floating_point():
-            tensor += 0.3 * torch.rand_like(tensor)
-    return base
-
-
-def embedding(base: nn.Module, image: Tensor) -> Tensor:
-    size = base.input_size
-    return base(F.interpolate(image * 2 - 1, size=(size, size), mode="bilinear", align_corners=False))
-
-
-@pytest.fixture
-def base() -> nn.Module:
-    return tiny_base()
-
-
-@pytest.fixture
-def image() -> Tensor:
-    return torch.rand(3, 3, 20, 20)
-
-
-def test_feature_norm_is_the_length_of_the_bases_embedding(base: nn.Module, image: Tensor) -> None:
-    wanted = embedding(base, image).double().square().sum(1).sqrt().float()
-    torch.testing.assert_close(bound("feature_norm", base)(image), wanted)
-    torch.testing.assert_close(bound("feature_norm", base, log=True)(image), wanted.log())
-
-
-def all_pairs(qkv: Tensor, heads: int) -> Tensor:
-    """Mean over heads, windows, and every query with every key, one by one. qkv: (B, windows, N, 3 width) float64."""
-    q, k, _ = qkv.unflatten(-1, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5)  # (B, windows, heads, N, d) each
-    return (torch.einsum("bwhid,bwhjd->bwhij", q, k) / math.sqrt(q.shape[-1])).mean((1, 2, 3, 4))
-
-
-TRANSFORMERS = {
-    "vit": (lambda: drawn(VisionTransformer, width=32, depth=2, heads=4, embedding_size=8), "blocks.1", 4),
-    "swin": (
-        lambda: drawn(SwinTransformer, input_size=40, patch=2, width=16, depths=(1, 2), heads=(2, 4), embedding_size=8),
-        "layers.1.blocks.1",
-        4,
-    ),
-    "windows grouped by image": (tiny_base, "blocks.1", 2),
-}
-
-
-@pytest.mark.parametrize("kind", TRANSFORMERS)
-def test_attn_fiqa_is_the_mean_over_all_pairs(kind: str) -> None:
-    make, last, heads = TRANSFORMERS[kind]
-    base, image, seen = make(), torch.rand(3, 3, 40, 40), []
-    scorer = bound("attn_fiqa", base)
-    hook = base.get_submodule(f"{last}.attn.qkv").register_forward_hook(lambda _, __, output: seen.append(output))
-    embedding(base, image)
-    hook.remove()
-    qkv = seen[0].double()
-    wanted = all_pairs(qkv.reshape(3, -1, *qkv.shape[-2:]), heads)
-    assert wanted.std() > 1e-4
-    torch.testing.assert_close(scorer(image).double(), wanted, rtol=1e-4, atol=1e-6)
-    assert len(seen) == 1, "the scorer has a network of its own"
-
-
-def ser_fiq(base: nn.Module, name: str, image: Tensor, rate: float, passes: int) -> Tensor:
-    """Pass by pass, pair by pair."""
-    last = base.get_submodule(name)
-    masks = torch.rand(passes, last.in_features, generator=torch.Generator().manual_seed(SEED)) < 1 - rate
-    embeddings = []
-    for mask in masks:
-        hook = last.register_forward_pre_hook(lambda _, x, mask=mask: x[0] * mask / (1 - rate))
-        embeddings.append(F.normalize(embedding(base, image).double(), dim=1))
-        hook.remove()
-    distances = [(a - b).norm(dim=1) for a, b in itertools.combinations(embeddings, 2)]
-    return 2 / (1 + torch.stack(distances).mean(0).exp())
-
-
-@pytest.mark.parametrize(
-    ("make", "name", "rate"),
-    [
-        (tiny_base, "head.2", 0.3),  # its own dropout
-        (lambda: drawn(VisionTransformer, width=16, depth=1, heads=2, embedding_size=8), "feature.2", 0.4),
-    ],
-)
-def test_ser_fiq_is_the_stability_of_the_embedding(make, name: str, rate: float) -> None:
-    base, image = make(), torch.rand(3, 3, 30, 30)
-    wanted = ser_fiq(base, name, image, rate, 7)
-    assert wanted.std() > 1e-4
-    scorer = bound("ser_fiq", base, passes=7)
-    torch.testing.assert_close(scorer(image).double(), wanted, rtol=1e-5, atol=1e-6)
-    assert f"dropout={rate}" in scorer.extra_repr()
-    rescaled = bound("ser_fiq", base, passes=7, rescaled=True)(image).double()
-    torch.testing.assert_close(rescaled, 1 / (1 + torch.exp(-130 * (wanted - 0.88))), rtol=1e-2, atol=1e-7)
-    other = bound("ser_fiq", base, passes=7, dropout=0.1)(image).double()
-    torch.testing.assert_close(other, ser_fiq(base, name, image, 0.1, 7), rtol=1e-5, atol=1e-6)
-    torch.manual_seed(99)
-    assert torch.equal(scorer(image), bound("ser_fiq", make(), passes=7)(image)) or make is not tiny_base
-
-
-def test_ser_fiq_is_sure_of_a_network_that_dropout_cannot_reach(base: nn.Module, image: Tensor) -> None:
-    nn.init.zeros_(base.head[2].weight)  # the embedding is the bias of the head alone
-    assert torch.equal(bound("ser_fiq", base)(image), torch.ones(3))
-
-
-@pytest.mark.parametrize("fusion", ["equal", "depth"])
-def test_ex_fiqa_fuses_the_heads_figure_at_every_exit(tmp_path: Path, fusion: str) -> None:
-    base, image = drawn(TinyViT), torch.rand(3, 3, 16, 16)
-    head, _ = read_fitted(str(fitted_file(tmp_path, "ex_fiqa", base)), "cr_fiqa", "")
-    x, figures = base.patch_embed(image * 2 - 1).flatten(2).transpose(1, 2) + base.pos_embed, []
-    for block in base.blocks:
-        x = block(x)
-        figures.append(base.head(base.norm(x).flatten(1)) @ head["weight"] + head["bias"])
-    weight = {"equal": [1 / 3] * 3, "depth": [1 / 6, 2 / 6, 3 / 6]}[fusion]
-    wanted = sum(w * figure for w, figure in zip(weight, figures, strict=True))
-    torch.testing.assert_close(bound("ex_fiqa", base, tmp_path, fusion=fusion)(image), wanted)
-
-
-def test_ex_fiqa_takes_the_last_stage_of_other_bases(tmp_path: Path) -> None:
-    swin = drawn(SwinTransformer, input_size=40, patch=2, width=16, depths=(1, 2), heads=(2, 4), embedding_size=8)
-    mobile = drawn(
-        MobileFaceNet, embedding_size=8, width=8, middle=(8, 8, 8, 8), blocks=(1, 1, 1, 3), first_groups=8, last=16
-    )
-    for base, exits in ((swin, 2), (mobile, 3)):
-        scorer = bound("ex_fiqa", base, tmp_path)
-        assert scorer.exits == exits and scorer(torch.rand(2, 3, 40, 40)).shape == (2,)
-    with pytest.raises(ValueError, match="only the last block of"):
-        one = drawn(MobileFaceNet, embedding_size=8, width=8, middle=(8,) * 4, blocks=(1,) * 4, first_groups=8, last=16)
-        bound("ex_fiqa", one, tmp_path)
-
-
-def test_recognizability_is_the_distance_to_the_centre(base: nn.Module, image: Tensor, tmp_path: Path) -> None:
-    poor = torch.randn(9, 12)
-    centre = centre_of(poor)
-    rows = poor.double() / poor.double().norm(dim=1, keepdim=True)
-    torch.testing.assert_close(centre.double(), rows.sum(0) / rows.sum(0).norm(), rtol=1e-6, atol=1e-6)
-    path = tmp_path / "centre.safetensors"
-    write_fitted(path, "recognizability", {"centre": centre}, base, {})
-    scorer = SCORERS.create("recognizability", weights=str(path))
-    scorer.bind(base)
-    unit = F.normalize(embedding(base, image).double())
-    torch.testing.assert_close(scorer(image).double(), 1 - unit @ centre.double(), rtol=1e-5, atol=1e-6)
-
-
-def test_cr_fiqa_is_a_linear_head(base: nn.Module, image: Tensor, tmp_path: Path) -> None:
-    scorer = bound("cr_fiqa", base, tmp_path)
-    wanted = (embedding(base, image) * scorer.weight).sum(1) + scorer.bias
-    torch.testing.assert_close(scorer(image), wanted, rtol=1e-5, atol=1e-5)
-
-
-def test_cr_fiqas_target_compares_with_other_images() -> None:
-    rng = np.random.default_rng(0)
-    label = np.array([0, 0, 1, 1, 1, 3, 3])  # class 2 is empty
-    best, poor = rng.normal(size=(7, 5)), rng.normal(size=(7, 5))
-
-    def unit(x: np.ndarray) -> np.ndarray:
-        return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-    own, nearest = similarities(torch.tensor(poor), torch.tensor(best), torch.tensor(label))
-    for i in range(7):
-        others = [j for j in range(7) if label[j] == label[i] and j != i]
-        centre = unit(unit(best)[others].sum(0))
-        rivals = [unit(unit(best)[label == c].sum(0)) for c in (0, 1, 3) if c != label[i]]
-        assert own[i].item() == pytest.approx(unit(poor)[i] @ centre, abs=1e-5)
-        assert nearest[i].item() == pytest.approx(max(unit(poor)[i] @ rival for rival in rivals), abs=1e-5)
-    torch.testing.assert_close(target(own, nearest), own / (nearest + 1 + 1e-9))
-    with pytest.raises(ValueError, match="each of two images or more"):
-        similarities(torch.tensor(poor), torch.tensor(best), torch.tensor([0, 0, 1, 1, 1, 3, 2]))
-
-
-def test_the_fitted_head_is_the_minimum() -> None:
-    rows, weight = torch.randn(400, 6) * torch.tensor([1.0, 5, 0.1, 1, 1, 1]) + 2, torch.randn(6)
-    clean = rows @ weight * 0.1 + 0.4
-    found = fit(rows, clean, decay=0.0)
-    torch.testing.assert_close(rows @ found[0] + found[1], clean, rtol=1e-3, atol=1e-3)
-    wanted = clean + torch.randn(400)
-    found = fit(rows, wanted, decay=0.0)
-
-    def loss(w: Tensor, b: Tensor) -> float:
-        error = (rows.double() @ w.double() + b.double() - wanted.double()).abs()
-        return torch.where(error < 0.5, error.square(), error - 0.25).mean().item()
-
-    least = loss(*found)
-    for step in torch.randn(20, 7) * 0.03:
-        assert loss(found[0] + step[:6] / rows.std(0), found[1] + step[6]) > least
 
 
 def test_the_view_shares_every_tensor_and_no_module(base: nn.Module, image: Tensor) -> None:
@@ -248,7 +46,7 @@ def test_the_view_shares_every_tensor_and_no_module(base: nn.Module, image: Tens
     assert all(own is theirs and own.dtype == torch.float64 for own, theirs in pairs)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODEL_SCORERS)
 def test_scores_are_the_bases_whatever_the_adapter_learns(name: str, image: Tensor, tmp_path: Path) -> None:
     base = tiny_base()
     scorer = bound(name, base, tmp_path)
@@ -273,7 +71,7 @@ def test_scores_are_the_bases_whatever_the_adapter_learns(name: str, image: Tens
     assert of_scorer <= own, "the copy's scorer looks through the copy"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODEL_SCORERS)
 def test_an_unbound_scorer_says_so(name: str, image: Tensor, tmp_path: Path) -> None:
     options = {"weights": str(fitted_file(tmp_path, name, tiny_base()))} if name in FITTED else {}
     with pytest.raises(RuntimeError, match=rf"'{name}' looks .* call bind\(base\)"):
@@ -440,7 +238,7 @@ def test_the_model_compiles_with_the_scorer_inside(image: Tensor) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODEL_SCORERS)
 def test_a_card_gives_the_same_scores_and_holds_the_base_once(name: str, image: Tensor, tmp_path: Path) -> None:
     base = tiny_base()
     model = FaceModel(base, quality_gate=QualityGate(), scorer=bound(name, base, tmp_path), frozen_base=True).eval()

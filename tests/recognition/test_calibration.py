@@ -18,7 +18,7 @@ import adapters
 from adapters._layers import gated_layers
 from iqa import SCORERS, GateRange, make_gate
 from iqa.gates import GATES
-from recognition import calibration, checkpoint, delivery, distributed
+from recognition import calibration, checkpoint, delivery
 from recognition import config as settings
 from recognition.data.augment import finish
 from recognition.data.decode import decode
@@ -44,15 +44,8 @@ SHORT = ("schedule.epochs=0.6", "train.save_every_updates=1", "train.keep=0", "t
 LEARNING = ("learned", "per_layer")
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    yield distributed.start("cpu")
-    distributed.stop()
-
-
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(Trainer, "picture", lambda *_: None)  # the slowest part of a run
+def recipe(tmp_path: Path) -> Iterator[Path]:
     with nameable():
         torch.manual_seed(4)
         base = tmp_path / "base.safetensors"
@@ -147,7 +140,6 @@ def test_the_gate_of_an_adapter_started_from_is_not_fitted_anew(recipe: Path, wo
 
 def of_one_process(rank: int, recipe: Path, overrides: tuple[str, ...]) -> Trained:
     """For run_processes."""
-    Trainer.picture = lambda *_: None
     return run_trainer(recipe, *overrides, world=World(rank, rank, dist.get_world_size(), CPU))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from recognition import checkpoint, distributed
+from recognition import checkpoint
 from recognition import config as settings
 from recognition.distributed import World
 from recognition.trainer import Trainer
@@ -21,12 +21,6 @@ COMMON = ("optim.name=sgd", "optim.lr=0.01", "schedule.epochs=1.0", "train.log_e
 def recipe(tmp_path):
     with nameable():
         yield tiny_recipe(tmp_path)
-
-
-@pytest.fixture
-def world():
-    yield distributed.start("cpu")
-    distributed.stop()
 
 
 def state_of(trainer):

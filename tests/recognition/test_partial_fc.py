@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-import os
-import socket
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ from recognition.margins import MARGINS
 from recognition.partial_fc import LabelError, PartialFC, class_range, draw_centres
 from recognition.types import MarginContext
 from tests.conftest import ORACLES
-from tests.launch import run_processes
+from tests.launch import run_groups
 
 WORLDS = (1, 2, 3, 4)
 D = 8  # embedding size of all cases but the oracles
@@ -155,28 +152,10 @@ def everything(rank: int, size: int) -> dict:
     return found
 
 
-def in_turn(rank: int, ports: dict[int, int]) -> dict[int, dict]:
-    """Groups of several sizes one after another in the same processes: starting a process costs seconds."""
-    found = {}
-    for size, port in ports.items():
-        distributed.stop()
-        os.environ.update(WORLD_SIZE=str(size), MASTER_PORT=str(port))
-        if rank < size:
-            distributed.start("cpu", timeout_minutes=2)
-            found[size] = everything(rank, size)
-    return found
-
-
 @pytest.fixture(scope="module")
 def results() -> dict[int, list[dict]]:
     """World size -> what each process found."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in WORLDS[1:]]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        ports = {size: probe.getsockname()[1] for size, probe in zip(WORLDS[1:], probes, strict=True)}
-    found = run_processes(max(WORLDS), in_turn, ports)
-    return {1: [everything(0, 1)], **{size: [f[size] for f in found if size in f] for size in WORLDS[1:]}}
+    return {1: [everything(0, 1)], **run_groups(WORLDS[1:], everything)}
 
 
 def reference(

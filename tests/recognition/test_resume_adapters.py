@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from adapters import ADAPTERS
-from recognition import checkpoint, distributed
+from recognition import checkpoint
 from recognition.distributed import World
-from recognition.trainer import Trainer
 from recognition.weights import write_weights
 from tests.small import write_recipe
 from tests.tiny import NAMED, nameable
@@ -20,15 +19,8 @@ from tests.training import QUIET, Trained, run_trainer
 NOISE = {"dropout": 0.2, "jitter": 0.1}  # an adapter's own draws, where it has some
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    yield distributed.start("cpu")
-    distributed.stop()
-
-
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(Trainer, "picture", lambda *_: None)  # the slowest part of a run
+def recipe(tmp_path: Path) -> Iterator[Path]:
     with nameable():
         for name, kind in NAMED.items():
             write_weights(tmp_path / f"{name}.safetensors", kind().state_dict(), {})

@@ -29,7 +29,7 @@ def recipe(tmp_path):
 
 
 @pytest.fixture
-def world():
+def world():  # for one test alone: others here start a group of their own
     yield distributed.start("cpu")
     distributed.stop()
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import socket
 from types import SimpleNamespace
 
 import pytest
@@ -13,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recognition import distributed
 from recognition.margins import MARGINS, forgetting
 from recognition.partial_fc import PartialFC, draw_centres
 from recognition.types import MarginContext
-from tests.launch import run_processes
+from tests.launch import run_groups
 from tests.recognition.test_partial_fc import Binary
 
 WORLDS = (2, 3)
@@ -67,28 +64,10 @@ def run(rank: int, size: int) -> dict:
     return found
 
 
-def in_turn(rank: int, ports: dict[int, int]) -> dict[int, dict]:
-    """Groups of several sizes one after another in the same processes."""
-    found = {}
-    for size, port in ports.items():
-        distributed.stop()
-        os.environ.update(WORLD_SIZE=str(size), MASTER_PORT=str(port))
-        if rank < size:
-            distributed.start("cpu", timeout_minutes=2)
-            found[size] = run(rank, size)
-    return found
-
-
 @pytest.fixture(scope="module")
 def results() -> dict[int, list[dict]]:
     """World size -> what each process found."""
-    ports = {}
-    for size in WORLDS:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports[size] = probe.getsockname()[1]
-    found = run_processes(max(WORLDS), in_turn, ports)
-    return {1: [run(0, 1)], **{size: [f[size] for f in found if size in f] for size in WORLDS}}
+    return {1: [run(0, 1)], **run_groups(WORLDS, run)}
 
 
 def objective(losses: Tensor, label: Tensor, forget: list[int], bound: float, weight: float) -> Tensor:
