@@ -10,7 +10,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from iqa._image import check_images, find_file, full_precision
 from recognition.files import write_atomically
 from recognition.hashes import hash_tensors
+from recognition.types import Needs
 
 BASE = "base_tensors_sha256"  # in a file's metadata: the base that it was fitted on
 
@@ -40,7 +40,8 @@ class ModelScorer(nn.Module, ABC):
     A kind of its own defines _rate(), and _prepare() where the view has to keep something for it.
     """
 
-    needs: Literal["image", "model", "landmarks"] = "model"
+    needs: Needs = "model"
+    version = 1
     exportable = True
     name = ""  # in messages
 

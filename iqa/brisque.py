@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from iqa import SCORERS
 from iqa._image import check_images, find_file, luma
 from iqa._scene_statistics import SceneStatistics
+from recognition.types import Needs
 
 if TYPE_CHECKING:
     import cv2
@@ -37,7 +38,8 @@ class BRISQUE(nn.Module):
     pixels and enlarged to 112 again the mean score is -29, -41, -58, -71.
     """
 
-    needs: Literal["image", "model", "landmarks"] = "image"
+    needs: Needs = "image"
+    version = 1
     exportable = True
 
     def __init__(

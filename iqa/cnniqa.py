@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from iqa import SCORERS
 from iqa._image import check_images, full_precision, luma, read_tensors
+from recognition.types import Needs
 
 PATCH = 32  # pixels
 FILTERS, NODES, KERNEL = 50, 800, 7
@@ -30,7 +31,8 @@ class CNNIQA(nn.Module):
         (a DMOS of 0 to 100), so the score is its negative.
     """
 
-    needs: Literal["image", "model", "landmarks"] = "image"
+    needs: Needs = "image"
+    version = 1
     exportable = True
 
     def __init__(self, weights: str | None = None, form: Literal["koniq", "live"] = "koniq") -> None:

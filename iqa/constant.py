@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from iqa import SCORERS
 from iqa._image import check_images
+from recognition.types import Needs
 
 
 @SCORERS.register("constant")
 class Constant(nn.Module):
     """The same score for every image: a baseline, and a gate fixed by hand."""
 
-    needs: Literal["image", "model", "landmarks"] = "image"
+    needs: Needs = "image"
+    version = 1
     exportable = True
 
     def __init__(self, value: float = 0.5) -> None:

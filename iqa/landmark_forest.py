@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from iqa import SCORERS
 from iqa._forest import fit_forest, read_forest
 from iqa._image import find_file
+from recognition.types import Needs
 
 SIDE = 112.0  # pixels of the aligned picture
 # arcface_torch's alignment template: eyes, nose, corners of the mouth, in pixels of the 112 px picture
@@ -36,7 +36,8 @@ class LandmarkForest(nn.Module):
     alone.
     """
 
-    needs: Literal["image", "model", "landmarks"] = "landmarks"
+    needs: Needs = "landmarks"
+    version = 1
     exportable = False
     export_obstacle = "an exported model is given a picture, and no landmarks with it"
 

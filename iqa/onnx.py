@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from iqa import SCORERS
 from iqa._image import check_images, find_file, full_precision
+from recognition.types import Needs
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -38,7 +39,8 @@ class OnnxFile(nn.Module):
     ValueError for a file that is missing, cannot be read, or has other inputs and outputs.
     """
 
-    needs: Literal["image", "model", "landmarks"] = "image"
+    needs: Needs = "image"
+    version = 1
     exportable = False
     export_obstacle = (
         "onnxruntime runs its network, which torch cannot see; two ONNX files are joined by onnx.compose outside"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from iqa import SCORERS
 from iqa._image import check_images, full_precision
 from recognition.registry import nearest
+from recognition.types import Needs
 
 
 @SCORERS.register("pyiqa")
@@ -25,7 +25,8 @@ class PyIQA(nn.Module):
     ImportError with the command that installs pyiqa; ValueError for an unknown metric or one that compares pictures.
     """
 
-    needs: Literal["image", "model", "landmarks"] = "image"
+    needs: Needs = "image"
+    version = 1
     exportable = False
     export_obstacle = "pyiqa's metrics are another package's networks, most of which ONNX cannot hold"
 

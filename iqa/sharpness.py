@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from iqa import SCORERS
 from iqa._image import check_images, luma
+from recognition.types import Needs
 
 RANGES = {  # of the raw figure and of its logarithm
     "energy": ((0.6, 11.0), (0.5, 2.5)),
@@ -38,7 +39,8 @@ class Sharpness(nn.Module):
     Laplacian, 0.13 ms by Sobel.
     """
 
-    needs: Literal["image", "model", "landmarks"] = "image"
+    needs: Needs = "image"
+    version = 1
     exportable = True
 
     def __init__(self, measure: Literal["energy", "variance", "tenengrad"] = "energy", log: bool = True) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from iqa import SCORERS
 from iqa._image import check_images, full_precision, luma
+from recognition.types import Needs
 
 SMALLEST_SIDE = 16  # pixels: eight frequencies for one line
 NOISE = (
@@ -34,7 +34,8 @@ class SpectralSlope(nn.Module):
     0.25 ms an image in a batch of 8, 0.5 ms alone.
     """
 
-    needs: Literal["image", "model", "landmarks"] = "image"
+    needs: Needs = "image"
+    version = 1
     exportable = True  # the DFT is two products with fixed matrices: ONNX's own DFT is not written reliably
 
     def __init__(self) -> None:

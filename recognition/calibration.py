@@ -66,7 +66,7 @@ def of_training(
         tqdm(total=count, unit="image", desc="scoring", disable=_quiet(world), leave=False) as bar,
     ):
         for step in range(steps):
-            parts.append(_one_score(model.score(next(batches).image)))
+            parts.append(_one_score(model.score_batch(next(batches))))
             bar.update(min(size, count - step * size))
     everyone = gather(torch.cat(parts), [share * steps for share in order.counts()]).cpu().numpy()
     begins = [np.arange(step * size, (step + 1) * size) for step in range(steps)]
@@ -188,12 +188,15 @@ def draw(sample: Sample, gates: np.ndarray) -> Figure:
 
 def _score_stored(model: FaceModel, records: Records, world: World, count: int) -> np.ndarray:
     images = some_images(records, count or len(records))
+    points = images.landmarks() if model.scorer is not None and model.scorer.needs == "landmarks" else None
     parts = []
     with tqdm(total=len(images), unit="image", desc="scoring", disable=_quiet(world), leave=False) as bar:
         for begin in range(0, len(images), BATCH):
             places = range(begin, min(begin + BATCH, len(images)))
             pixels = np.stack([decode(images[i], IMAGE_SIZE, images.where(i)) for i in places])
-            parts.append(_one_score(model.score(normalise(torch.from_numpy(pixels).to(world.device)))))
+            image = normalise(torch.from_numpy(pixels).to(world.device))
+            here = None if points is None else torch.from_numpy(points[begin : begin + len(places)]).to(world.device)
+            parts.append(_one_score(model.score(image, level=image.new_zeros(len(image)), landmarks=here)))
             bar.update(len(places))
     return torch.cat(parts).cpu().numpy()
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from iqa import GateRange
 from recognition import __version__
 from recognition.data.augment import normalise
-from recognition.data.degrade import low_res
+from recognition.data.degrade import level_of, low_res
 from recognition.data.synthetic import SyntheticFaces
 from recognition.model import FaceModel
 from recognition.types import COLOUR_ORDER, IMAGE_SIZE
@@ -128,12 +128,13 @@ def _check(model: FaceModel, two_inputs: bool) -> None:
 @torch.no_grad()
 def _look_at_gates(model: FaceModel) -> None:
     """Warn of a gate that is the same for painted faces of every resolution, as far as they stand for real ones."""
-    if not model.needs_gate:
+    if not model.needs_gate or model.scorer is None or model.scorer.needs == "landmarks":
         return
     device, gates = next(model.parameters()).device, GateRange()
     faces = torch.from_numpy(np.stack([face for face, _ in SyntheticFaces(FACES, 1)])).to(device)
     for side in LADDER:
-        gates.see(model.quality_gate(model.score(normalise(low_res(faces, side)))))
+        level = torch.full((len(faces),), level_of(side), device=device)
+        gates.see(model.quality_gate(model.score(normalise(low_res(faces, side)), level=level)))
     if warning := gates.warning():
         warnings.warn(f"{warning} (seen: painted faces of {LADDER[0]} to {LADDER[-1]} px)", stacklevel=3)
 

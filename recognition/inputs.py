@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -12,10 +13,14 @@ import torch.nn.functional as F
 from easydict import EasyDict
 from torch import Tensor
 
+from adapters import ADAPTERS
+from iqa import SCORERS
+from recognition.config import arguments
 from recognition.data.bad_records import BadRecords
 from recognition.data.dali_loader import DaliLoader
 from recognition.data.degrade import Degradation
 from recognition.data.fetch import problem_of
+from recognition.data.landmarks import read_landmarks
 from recognition.data.order import SampleOrder
 from recognition.data.pairs import RecordImages
 from recognition.data.records import Records
@@ -57,11 +62,17 @@ def build_degradation(config: EasyDict) -> Degradation | None:
 
 
 def build_loader(
-    config: EasyDict, records: Records, order: SampleOrder, world: World, bad_records: BadRecords | None = None
+    config: EasyDict,
+    records: Records,
+    order: SampleOrder,
+    world: World,
+    bad_records: BadRecords | None = None,
+    per_image: Mapping[str, np.ndarray] | None = None,
 ) -> TorchLoader | DaliLoader:
     """The loader that config.data.loader names; "auto" takes DALI on CUDA where it is installed.
 
-    bad_records: of open_bad_records.
+    bad_records: of open_bad_records. per_image: as TorchLoader's; landmarks come by themselves where the scorer looks
+    at them, FileNotFoundError where a shard has none.
     """
     chosen = config.data.loader
     if chosen == "auto":
@@ -70,6 +81,11 @@ def build_loader(
     if chosen not in kinds:
         raise ValueError(f"config.data.loader is '{config.data.loader}'; it must be auto, torch or dali")
     wanted = {field for o in config.objectives for field in getattr(OBJECTIVES.get(o.name), "fields", ())}
+    known = dict(per_image or {})
+    if (needs := scorer_needs(config)) == "level":
+        wanted.add(needs)
+    elif needs == "landmarks":
+        known[needs] = read_landmarks(records)
     return kinds[chosen](
         records,
         order,
@@ -80,7 +96,14 @@ def build_loader(
         device=world.device,
         fields=tuple(sorted(wanted)),
         bad_records=bad_records,
+        per_image=known,
     )
+
+
+def scorer_needs(config: EasyDict) -> str:
+    """What the recipe's scorer looks at, "" where the adapter has no gate."""
+    adapter = ADAPTERS.create(config.adapter.name, **arguments(config.adapter, "adapter"))
+    return SCORERS.get(config.scorer.name).needs if adapter.needs_gate else ""
 
 
 def _has_dali() -> bool:

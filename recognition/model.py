@@ -19,7 +19,7 @@ from recognition.adapter_start import check_start
 from recognition.backbones import BACKBONES
 from recognition.config import arguments
 from recognition.gate import Gate
-from recognition.types import COLOUR_ORDER, IMAGE_RANGE, IMAGE_SIZE, Adapter, AttachReport
+from recognition.types import COLOUR_ORDER, IMAGE_RANGE, IMAGE_SIZE, Adapter, AttachReport, Batch
 from recognition.weights import build_strictly, read_weights
 
 GATE = "quality_gate."  # its tensors in a delivered model; a gate may have learned them
@@ -81,16 +81,43 @@ class FaceModel(nn.Module):
         return self(image, score)[0]
 
     @torch.no_grad()
-    def score(self, image: Tensor) -> Tensor | None:
+    def score(self, image: Tensor, *, level: Tensor | None = None, landmarks: Tensor | None = None) -> Tensor | None:
         """Quality of what the network sees, (B,) float32; None for a model without gated layers.
 
+        level, landmarks: of a Batch, for the scorer that looks at them and not at the image; else not looked at.
         A scorer that looks through the model (needs == "model") costs a forward of the plain base here.
+        RuntimeError for a model without scorer, and where the scorer needs what was not given.
         """
         if self.quality_gate is None:
             return None
         if self.scorer is None:
             raise RuntimeError("this model's layers need a gate: give a score, or build the model with a scorer")
-        return self.scorer((image.float() + 1) / 2)
+        if self.scorer.needs in ("image", "model"):
+            return self.scorer((image.float() + 1) / 2)
+        given = {"level": level, "landmarks": landmarks}[self.scorer.needs]
+        if given is None:
+            raise RuntimeError(
+                f"this model's scorer looks at the {self.scorer.needs} of an image, which nobody gave: call "
+                f"score(image, {self.scorer.needs}=...), or give the model scores, model(image, score)"
+            )
+        return self.scorer(given)
+
+    def middle_scores(self, count: int) -> Tensor | None:
+        """Scores at the midpoint, for images whose quality does not matter; None for a model without gated layers."""
+        if self.quality_gate is None:
+            return None
+        midpoint = self.quality_gate.midpoint
+        return midpoint.expand(count, *midpoint.shape)
+
+    def score_batch(self, batch: Batch) -> Tensor | None:
+        """The scores that the batch brings, and the scorer's for images that were degraded since, or for all."""
+        if batch.score is None:
+            return self.score(batch.image, level=batch.level, landmarks=batch.landmarks)
+        rows = batch.unscored
+        if self.quality_gate is None or rows is None or not len(rows):
+            return batch.score
+        level, landmarks = (None if of_all is None else of_all[rows] for of_all in (batch.level, batch.landmarks))
+        return batch.score.index_copy(0, rows, self.score(batch.image[rows], level=level, landmarks=landmarks))
 
     def train(self, mode: bool = True) -> FaceModel:
         """Training mode for what is trained; a frozen base and the scorer stay in eval mode."""
@@ -154,18 +181,14 @@ def assemble(config: EasyDict, weights: str | Path | None = None, *, resumes: bo
     return Assembled(FaceModel(backbone, gate, quality_gate, scorer, adapter.freezes_base), adapter, report)
 
 
-def give_view(scorer: nn.Module, name: str, backbone: nn.Module) -> nn.Module:
+def give_view(scorer: nn.Module, backbone: nn.Module) -> nn.Module:
     """The scorer, frozen; one that looks through the model is bound to the backbone, which has no adapter yet.
 
     Its view shares all weights, and costs one more forward of the base for each image scored.
-    ValueError where it needs what no model can give, or does not fit the backbone.
+    ValueError where it does not fit the backbone.
     """
     if scorer.needs == "model":
         scorer.bind(backbone)
-    elif scorer.needs != "image":
-        raise ValueError(
-            f"scorer '{name}' needs the {scorer.needs}, which a model does not see: give scores with the images"
-        )
     own = {id(parameter) for parameter in backbone.parameters()}
     for parameter in scorer.parameters():
         if id(parameter) not in own:
@@ -201,7 +224,7 @@ def _scorer(config: EasyDict, backbone: nn.Module, adapter: Adapter) -> nn.Modul
             f"scorer '{config.scorer.name}' looks through the base, which adapter '{config.adapter.name}' trains, so "
             "its scores would drift; take a scorer that needs the image alone, or an adapter that freezes the base"
         )
-    return give_view(scorer, config.scorer.name, backbone)
+    return give_view(scorer, backbone)
 
 
 def preprocessing(backbone: nn.Module) -> dict[str, object]:

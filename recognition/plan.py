@@ -95,7 +95,7 @@ def kept_bytes(learner: Learner, images: int) -> int:
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast(device.type, dtype=dtype, enabled=dtype is not None),
     ):
-        held = model.eval()(batch)  # eval: batch statistics must not move
+        held = model.eval()(batch, model.middle_scores(len(batch)))  # eval: batch statistics must not move
         size = sum(kept.values())
         del held
     model.train(was_training)

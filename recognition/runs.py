@@ -121,7 +121,7 @@ def _scorer(saved: adapters.Saved, given: Mapping[str, object] | None, backbone:
             f"{saved.path}: its scorer '{name}' reads {files[0]}={section[files[0]]!r}, and a path in a card is never "
             "opened: give the scorer, name and arguments, yourself"
         )
-    return give_view(SCORERS.create(name, **section), name, backbone)
+    return give_view(SCORERS.create(name, **section), backbone)
 
 
 def _delivered(run: Path, config: EasyDict) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ class Batch:
     twin: Tensor | None = None  # as image, before degradation
     level: Tensor | None = None  # (B,) float32 in [0, 1): 1 - side / 112; 0 = not degraded
     landmarks: Tensor | None = None  # (B, 5, 2) float32 in pixels of the 112 px image: x, y
+    unscored: Tensor | None = None  # (R,) int64 rows whose score is not of this picture: it was degraded after that
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.image, self.label, self.key))
@@ -146,16 +147,21 @@ class Adapter(Protocol):
         """
 
 
+Needs = Literal["image", "model", "landmarks", "level"]  # what a scorer looks at
+
+
 class Scorer(Protocol):
     """An nn.Module without trainable parameters: (B, 3, H, W) RGB in [0, 1] -> (B,) float32, higher = better quality.
 
     Deterministic, the same for an image alone and in a batch. ValueError for values outside [0, 1].
     One that needs the model has bind(base), which it is given once, before an adapter is attached. One that needs
-    landmarks takes (B, 5, 2) float32 in pixels in place of the images.
+    landmarks takes (B, 5, 2) float32 in pixels in place of the images; one that needs the level takes Batch.level.
+    version is raised whenever the same input gives another score: stored scores of another version are stale.
     """
 
     range: tuple[float, float]  # typical raw scores, worst and best
-    needs: Literal["image", "model", "landmarks"]
+    needs: Needs
+    version: int
     exportable: bool  # to ONNX; where False, `export_obstacle` says why in a sentence's end
 
 

@@ -101,7 +101,7 @@ def merge_adapter(
     pictures = _pictures(records, images)
     with torch.no_grad():
         wanted = _embed(model, pictures, gate_value)
-        by_image = model.embed(pictures) if model.needs_gate else None
+        by_image = model.embed(pictures) if model.needs_gate and model.scorer.needs in ("image", "model") else None
         adapters.merge(model.backbone, gate_value)
         found = _embed(model, pictures, None)
     error = ((found - wanted).abs().max() / wanted.abs().max()).item()

@@ -21,6 +21,7 @@ class Finished(NamedTuple):
     level: Tensor  # (B,) float32 in [0, 1): 1 - side / 112; 0 = not degraded
     twin: Tensor | None  # as image, flipped alike but not degraded; None unless asked for
     flipped: Tensor  # (B,) bool: mirrored left to right (landmarks have to follow)
+    degraded: np.ndarray  # (R,) int64: rows that were degraded
 
 
 def flips(seed: int, positions: ArrayLike) -> np.ndarray:
@@ -68,4 +69,5 @@ def finish(
         level=torch.from_numpy(level).to(device, non_blocking=True),
         twin=ready(clean) if "twin" in fields else None,
         flipped=flipped,
+        degraded=np.flatnonzero(level),
     )

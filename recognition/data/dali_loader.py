@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recognition.data.bad_records import BadRecord, BadRecords
-from recognition.data.decode import as_batch, check_fields, decode
+from recognition.data.decode import as_batch, check_fields, check_per_image, decode
 from recognition.data.degrade import Degradation
 from recognition.data.encoded import LEAST_SIDE, PictureError, plain_jpeg_size, size_problem
 from recognition.data.fetch import fetch, fetch_pixels
@@ -54,6 +54,7 @@ class DaliLoader:
         device: torch.device,
         fields: Sequence[str] = (),
         bad_records: BadRecords | None = None,
+        per_image: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """ImportError with the command that installs DALI where it is missing."""
         try:
@@ -73,6 +74,7 @@ class DaliLoader:
         self.device = torch.device(device)
         self.fields = check_fields(fields)
         self.bad_records = bad_records
+        self.per_image = check_per_image(per_image or {}, records)
         self._warned = False
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
@@ -106,6 +108,7 @@ class DaliLoader:
                     seed=self.seed,
                     device=self.device,
                     fields=self.fields,
+                    per_image=self.per_image,
                 )
                 step += 1
         finally:

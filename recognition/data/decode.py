@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -12,11 +12,13 @@ from torch import Tensor
 from recognition.data.augment import finish
 from recognition.data.degrade import Degradation
 from recognition.data.encoded import read_picture
+from recognition.data.landmarks import mirrored
 from recognition.data.records import Records
 from recognition.registry import nearest
 from recognition.types import Batch
 
-FIELDS = ("twin", "level")  # optional fields of Batch that loaders fill
+FIELDS = ("twin", "level")  # optional fields of Batch that loaders fill when asked to
+PER_IMAGE = ("landmarks", "score")  # and those that they take from what is known of each record
 
 
 def decode(encoded: bytes, image_size: int, where: str, least_side: int = 1) -> np.ndarray:
@@ -38,6 +40,16 @@ def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
     return tuple(fields)
 
 
+def check_per_image(per_image: Mapping[str, np.ndarray], records: Records) -> dict[str, np.ndarray]:
+    """The arrays by field; ValueError for another field, or other than one row for each record."""
+    for field, rows in per_image.items():
+        if field not in PER_IMAGE:
+            raise ValueError(f"loaders take no '{field}' for each image{nearest(field, PER_IMAGE)}")
+        if len(rows) != len(records):
+            raise ValueError(f"{len(rows)} rows of '{field}' for {len(records)} records: each needs its own")
+    return dict(per_image)
+
+
 def as_batch(
     images: Tensor,
     positions: np.ndarray,
@@ -49,12 +61,20 @@ def as_batch(
     seed: int,
     device: torch.device,
     fields: Sequence[str],
+    per_image: Mapping[str, np.ndarray],
 ) -> Batch:
     """Decoded images, uint8 (B, H, W, 3) RGB on any device, with labels and keys of their records, ready on `device`.
 
     positions: (B,) in the sample order. indices: (B,) record numbers. fields: of FIELDS, those to fill.
+    per_image: by field of PER_IMAGE, a float32 row for each record: landmarks are mirrored with their image; scores are
+        of the stored pictures, so that `unscored` names the rows that were degraded.
     """
     done = finish(images, positions, seed=seed, flip=flip, degradation=degradation, device=device, fields=fields)
+    known = {f: torch.from_numpy(rows[indices]).to(device, non_blocking=True) for f, rows in per_image.items()}
+    if (landmarks := known.get("landmarks")) is not None:
+        known["landmarks"] = torch.where(done.flipped[:, None, None], mirrored(landmarks), landmarks)
+    if "score" in known:
+        known["unscored"] = torch.from_numpy(done.degraded).to(device, non_blocking=True)
     key = np.stack([records.shard[indices], records.key[indices]], axis=1).astype(np.int64)
     return Batch(
         image=done.image,
@@ -62,4 +82,5 @@ def as_batch(
         key=torch.from_numpy(key).to(device, non_blocking=True),
         twin=done.twin,
         level=done.level if "level" in fields else None,
+        **known,
     )

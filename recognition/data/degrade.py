@@ -36,7 +36,12 @@ class Draw:
     @property
     def level(self) -> np.ndarray:
         """(B,) float32 in [0, 1): 1 - side / 112; 0 = not degraded."""
-        return np.where(self.side > 0, 1 - self.side / IMAGE_SIZE, 0).astype(np.float32)
+        return np.where(self.side > 0, level_of(self.side), 0).astype(np.float32)
+
+
+def level_of(side: int | np.ndarray) -> float | np.ndarray:
+    """1 - side / 112, in [0, 1): what a batch's `level` says of images of this side in pixels."""
+    return 1 - side / IMAGE_SIZE
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,16 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from recognition.data.recordio import RecordReader
 from recognition.data.records import Records
 from recognition.files import write_atomically
+from recognition.types import IMAGE_SIZE
 
+MIRRORED = (1, 0, 2, 4, 3)  # the point that each becomes in the mirror: eyes and corners of the mouth change places
 MEANT = "find the landmarks anew and write them with recognition.data.landmarks.write_landmarks"
 
 
@@ -64,6 +68,12 @@ def read_landmarks(records: Records) -> np.ndarray:
         here = records.shard == number
         found[here] = _of_shard(shard, records.key[here])
     return found
+
+
+def mirrored(landmarks: Tensor) -> Tensor:
+    """Landmarks (B, 5, 2) of the pictures mirrored left to right, in the same order of points."""
+    points = landmarks[:, MIRRORED]
+    return torch.stack([IMAGE_SIZE - 1 - points[..., 0], points[..., 1]], dim=-1)
 
 
 def _of_shard(shard: Path, keys: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recognition.data.bad_records import BadRecord, BadRecords
-from recognition.data.decode import as_batch, check_fields
+from recognition.data.decode import as_batch, check_fields, check_per_image
 from recognition.data.degrade import Degradation
 from recognition.data.fetch import fetch_pixels
 from recognition.data.order import SampleOrder
@@ -36,6 +36,7 @@ class TorchLoader:
     fields: optional fields of Batch to fill, such as "twin" or "level".
     bad_records: where records that cannot be read, do not decode or are too small are listed, when their batch is
         handed out; others take their places, whose labels and keys the batch then holds. None: they are errors.
+    per_image: what as_batch takes from it, by field of Batch: landmarks (N, 5, 2), score (N,) or (N, k).
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class TorchLoader:
         device: torch.device,
         fields: Sequence[str] = (),
         bad_records: BadRecords | None = None,
+        per_image: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.records = records
         self.order = order
@@ -62,6 +64,7 @@ class TorchLoader:
         self.device = torch.device(device)
         self.fields = check_fields(fields)
         self.bad_records = bad_records
+        self.per_image = check_per_image(per_image or {}, records)
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Batches of step first_step, first_step + 1, ... without end, the same whatever the number of workers.
@@ -83,6 +86,7 @@ class TorchLoader:
                     seed=self.seed,
                     device=self.device,
                     fields=self.fields,
+                    per_image=self.per_image,
                 )
 
     def _decoded(self, first_step: int) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray, list[BadRecord]]]:

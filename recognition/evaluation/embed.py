@@ -16,7 +16,8 @@ from tqdm import tqdm
 from iqa import GateRange
 from recognition.data.augment import normalise
 from recognition.data.decode import decode
-from recognition.data.degrade import low_res
+from recognition.data.degrade import level_of, low_res
+from recognition.data.landmarks import mirrored
 from recognition.data.pairs import RecordImages
 from recognition.distributed import World, gather
 from recognition.types import IMAGE_SIZE
@@ -65,7 +66,7 @@ def embed(
     share = -(-len(rows) // world.world_size)
     # every process takes as many: the last ones of some repeat the last image, and are cut off below
     mine = rows[np.minimum(np.arange(share) * world.world_size + world.global_rank, len(rows) - 1)]
-    parts = []
+    parts, done, points = [], 0, _landmarks(model, images, mine)
     # no inference_mode: a tensor that a model caches in its first forward has to serve training afterwards
     with _evaluating(model), torch.no_grad():
         for pixels in _decoded(images, mine, batch_size, world.is_main):
@@ -73,19 +74,34 @@ def embed(
             if side is not None and side != IMAGE_SIZE:
                 pixels = low_res(pixels, side)
             for image in normalise(pixels).split(batch_size if world.device.type != "cpu" else CPU_BATCH):
-                embedding = _embed(model, image, gates).float()
+                here = None if points is None else points[done : done + len(image)].to(world.device)
+                embedding = _embed(model, image, side, here, gates).float()
                 if flip:
-                    embedding = embedding + model.embed(image.flip(3)).float()
+                    there = None if here is None else mirrored(here)
+                    embedding = embedding + _embed(model, image.flip(3), side, there, None).float()
                 parts.append(embedding)
+                done += len(image)
         everyone = gather(torch.cat(parts))  # (world_size * share, D), process by process
     return everyone.unflatten(0, (world.world_size, share)).transpose(0, 1).flatten(0, 1)[: len(rows)]
 
 
-def _embed(model: Embedder, image: Tensor, gates: GateRange | None) -> Tensor:
-    if gates is None or not getattr(model, "needs_gate", False):
+def _landmarks(model: Embedder, images: Sequence[bytes], rows: np.ndarray) -> Tensor | None:
+    if getattr(getattr(model, "scorer", None), "needs", "") != "landmarks":
+        return None
+    if not isinstance(images, RecordImages):
+        raise ValueError("the model's scorer looks at landmarks, and only record files have them beside them")
+    return torch.from_numpy(images.landmarks()[rows])
+
+
+def _embed(
+    model: Embedder, image: Tensor, side: int | None, landmarks: Tensor | None, gates: GateRange | None
+) -> Tensor:
+    if not getattr(model, "needs_gate", False):
         return model.embed(image)
-    score = model.score(image)
-    gates.see(model.quality_gate(score))
+    level = image.new_full((len(image),), level_of(side or IMAGE_SIZE))
+    score = model.score(image, level=level, landmarks=landmarks)
+    if gates is not None:
+        gates.see(model.quality_gate(score))
     return model.embed(image, score)
 
 

@@ -237,6 +237,36 @@ def test_unknown_field(records):
         make(TorchLoader, records, SampleOrder(IMAGES, 0, 4), fields=("twins",))
 
 
+@pytest.mark.parametrize(("kind", "workers"), ONE_OF_EACH)
+def test_what_is_known_of_each_image_comes_with_it(records, kind, workers):
+    """Landmarks are mirrored with their image; degraded images are named, as their stored score is not theirs."""
+    points = np.random.default_rng(0).uniform(0, 111, (IMAGES, 5, 2)).astype(np.float32)
+    score, order = np.arange(IMAGES, dtype=np.float32), SampleOrder(IMAGES, SEED, 6)
+    degradation = Degradation(share=0.5)
+    options = {"seed": SEED, "fields": ("level",), "per_image": {"landmarks": points, "score": score}}
+    mirrored_ones = 0
+    for step, batch in enumerate(take(make(kind, records, order, workers, degradation, **options), 3)):
+        positions = order.positions(step)
+        rows = order.indices(positions)
+        assert batch.score.tolist() == score[rows].tolist() and batch.score.dtype == torch.float32
+        wanted = np.flatnonzero(degradation.draw(SEED, positions).side)
+        assert batch.unscored.tolist() == wanted.tolist() == (batch.level > 0).nonzero().flatten().tolist()
+        for found, row, mirror in zip(batch.landmarks.numpy(), rows, flips(SEED, positions), strict=True):
+            left, right, nose, mouth, other = points[row]
+            face = np.stack([right, left, nose, other, mouth]) * (-1, 1) + (111, 0) if mirror else points[row]
+            np.testing.assert_allclose(found, face, rtol=1e-6)
+            mirrored_ones += mirror
+    assert 0 < mirrored_ones < 18
+
+
+def test_what_is_not_known_of_each_image(records):
+    order = SampleOrder(IMAGES, 0, 4)
+    with pytest.raises(ValueError, match="no 'scores' for each image; did you mean 'score'"):
+        make(TorchLoader, records, order, per_image={"scores": np.zeros(IMAGES)})
+    with pytest.raises(ValueError, match=f"22 rows of 'score' for {IMAGES} records"):
+        make(TorchLoader, records, order, per_image={"score": np.zeros(IMAGES - 1)})
+
+
 def test_global_generator_stays_where_it_is(records):
     before = torch.get_rng_state()
     take(make(TorchLoader, records, SampleOrder(IMAGES, 0, 4), 1), 2)

@@ -9,6 +9,7 @@ from iqa import SCORERS, QualityGate
 from recognition import config as settings
 from recognition.gate import Gate
 from recognition.model import FaceModel, assemble, count_parameters
+from recognition.types import Batch
 from recognition.weights import write_weights
 from tests.small import write_recipe
 from tests.tiny import Tiny
@@ -44,6 +45,8 @@ def test_a_score_becomes_a_gate_and_auxiliary_losses_come_out():
 
 def test_without_a_score_the_models_scorer_looks_at_the_image_in_0_to_1():
     class Mean(nn.Module):
+        needs = "image"
+
         def forward(self, image):
             assert image.min() >= 0 and image.max() <= 1
             return image.mean((1, 2, 3))
@@ -60,6 +63,34 @@ def test_a_gate_without_scorer_and_score_is_an_error_in_words():
     model.scorer = None
     with pytest.raises(RuntimeError, match="give a score"):
         model(torch.zeros(1, 3, 8, 8))
+
+
+def test_a_scorer_gets_what_it_looks_at_and_not_the_image():
+    model, image, level = gated("oracle"), torch.zeros(3, 3, 8, 8), torch.tensor([0.0, 0.5, 0.875])
+    torch.testing.assert_close(model.score(image, level=level), torch.tensor([0.0, -1.0, -3.0]))
+    batch = Batch(image, torch.zeros(3), torch.zeros(3, 2), level=level)
+    assert torch.equal(model.score_batch(batch), model.score(image, level=level))
+    for call in (model.score, model.embed):
+        with pytest.raises(RuntimeError, match=r"looks at the level of an image, which nobody gave: call score\("):
+            call(image)
+
+
+def test_stored_scores_hold_but_for_images_degraded_since():
+    model, image = gated("sharpness"), torch.rand(4, 3, 8, 8) * 2 - 1
+    stored, rows = torch.tensor([10.0, 11.0, 12.0, 13.0]), torch.tensor([3, 1])
+    batch = Batch(image, torch.zeros(4), torch.zeros(4, 2), score=stored)
+    assert model.score_batch(batch) is stored
+    batch.unscored = torch.tensor([], dtype=torch.int64)
+    assert model.score_batch(batch) is stored
+    batch.unscored, own = rows, model.score(image)
+    torch.testing.assert_close(model.score_batch(batch), torch.stack([stored[0], own[1], stored[2], own[3]]))
+    assert stored.tolist() == [10.0, 11.0, 12.0, 13.0], "the batch's own stay what they are"
+
+
+def test_middle_scores_are_halfway():
+    model = gated()
+    assert model.middle_scores(3).shape == (3,) and (model.quality_gate(model.middle_scores(3)) == 0.5).all()
+    assert FaceModel(Tiny()).middle_scores(3) is None
 
 
 def test_a_frozen_base_stays_in_eval_mode():

@@ -49,7 +49,10 @@ class Wide(torch.nn.Module):
         super().__init__()
         self.layer = torch.nn.Linear(1024, 1024, bias=False)
 
-    def forward(self, image):
+    def middle_scores(self, count):
+        return None
+
+    def forward(self, image, score):
         return self.layer(image[:, 0, :10, :].flatten(1)[:, :1024].clone().requires_grad_())
 
 
