@@ -4,6 +4,9 @@
         --seeds 0 1 2 --setting mixed --setting low_only degradation.share=1.0 degradation.sides=[7,28] \\
         --jobs 2 --threads 1
 
+    python tools/compare.py runs/compare/gates configs/lfw_lora.py \\
+        --variant soft configs/lfw_dual_lora.py gate.slope=0.1
+
 Resumable: a finished run is not repeated, an interrupted one continues from its checkpoint. Overrides after `--` go to
 every run.
 """
@@ -28,6 +31,7 @@ TRAIN = Path(__file__).with_name("train.py")
 class Job:
     """One training: a recipe in a setting with a seed."""
 
+    name: str  # of the recipe or variant, in the table
     recipe: Path
     setting: str
     overrides: tuple[str, ...]
@@ -37,7 +41,7 @@ class Job:
 
     @property
     def run(self) -> Path:
-        return self.folder / f"{self.recipe.stem}-{self.setting}-s{self.seed}"
+        return self.folder / f"{self.name}-{self.setting}-s{self.seed}"
 
     @property
     def own_overrides(self) -> list[str]:
@@ -59,19 +63,34 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the runs and the table")
-    parser.add_argument("recipes", nargs="+", type=Path)
+    parser.add_argument("recipes", nargs="*", type=Path)
+    parser.add_argument(
+        "--variant",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="NAME RECIPE [OVERRIDE]",
+        help="a recipe under a name of its own, with overrides; repeatable",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument(
         "--setting", nargs="+", action="append", metavar="NAME [OVERRIDE]", help="a name and its overrides; repeatable"
     )
-    parser.add_argument("--against", default="", metavar="RECIPE", help="compare all others with this one, too")
+    parser.add_argument("--against", default="", metavar="NAME", help="compare all others with this one, too")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--threads", type=int, default=0, help="threads of each run, 0 = torch's choice")
     arguments = parser.parse_args(argv[:cut])
     arguments.common = argv[cut + 1 :]
     arguments.against = Path(arguments.against).stem
-    if arguments.against and arguments.against not in [recipe.stem for recipe in arguments.recipes]:
-        parser.error(f"--against {arguments.against} is none of the recipes")
+    if any(len(variant) < 2 for variant in arguments.variant):
+        parser.error("--variant takes a name, a recipe and its overrides")
+    arguments.compared = [(recipe.stem, recipe, ()) for recipe in arguments.recipes]
+    arguments.compared += [(name, Path(recipe), tuple(own)) for name, recipe, *own in arguments.variant]
+    names = [name for name, *_ in arguments.compared]
+    if not names:
+        parser.error("there is nothing to compare: name recipes, or variants of one")
+    if arguments.against and arguments.against not in names:
+        parser.error(f"--against {arguments.against} is none of the recipes and variants")
     return arguments
 
 
@@ -80,24 +99,24 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
 
     ConfigError for a recipe that does not resolve, recipes that start from different models, and two runs of one name.
     """
-    bases = {str(settings.load(recipe, arguments.common).backbone) for recipe in arguments.recipes}
+    bases = {str(settings.load(recipe, [*own, *arguments.common]).backbone) for _, recipe, own in arguments.compared}
     if len(bases) > 1:
         raise settings.ConfigError(f"the recipes start from different models, so they share no base: {sorted(bases)}")
     combinations = [
-        (seed, name, tuple(overrides), recipe)
+        (seed, setting, (*overrides, *own), name, recipe)
         for seed in arguments.seeds
-        for name, *overrides in arguments.setting or [["default"]]
-        for recipe in arguments.recipes
+        for setting, *overrides in arguments.setting or [["default"]]
+        for name, recipe, own in arguments.compared
     ]
     jobs = [
-        Job(recipe, name, (*overrides, *arguments.common), seed, arguments.out, evaluates_base=number == 0)
-        for number, (seed, name, overrides, recipe) in enumerate(combinations)
+        Job(name, recipe, setting, (*overrides, *arguments.common), seed, arguments.out, evaluates_base=number == 0)
+        for number, (seed, setting, overrides, name, recipe) in enumerate(combinations)
     ]
     names = [job.run.name for job in jobs]
     if twice := {name for name in names if names.count(name) > 1}:
         raise settings.ConfigError(
-            f"two runs would share a folder: {', '.join(sorted(twice))}; give each recipe a file name, each setting a "
-            "name and each seed once"
+            f"two runs would share a folder: {', '.join(sorted(twice))}; give each recipe or variant a name, each "
+            "setting a name and each seed once"
         )
     return jobs
 
@@ -157,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
 
     finished = [job for job in jobs if job.done]
     if finished:
-        runs = {(job.setting, job.recipe.stem, job.seed): job.run for job in finished}
+        runs = {(job.setting, job.name, job.seed): job.run for job in finished}
         print(write_comparison(arguments.out, runs, arguments.against))
     return 1 if failed else 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from recognition.evaluation.runner import ITEMS, by_fold, load_results
 
 RESAMPLES = 1000
 BASE = "base"
+MEAN = "mean"
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,14 @@ def _setting(setting: str, runs: Mapping[tuple[str, int], Path], base: dict[str,
     for name, sides in sample.items():
         for measure in _measures(next(iter(sides.values()))):
             cells = {m: {s: _cell([r[name][s] for r in found], measure) for s in sides} for m, found in results.items()}
-            lines += _table(f"{name}: {measure}, %", sides, cells, lambda cell, _: cell.text())
+            if len(sides) > 1:
+                cells = {model: row | {MEAN: _mean(row.values())} for model, row in cells.items()}
+            lines += _table(f"{name}: {measure}, %", cells, lambda cell, _: cell.text())
             for other, called in ((BASE, "the base"), (against, against)):
                 if other in cells:
                     gains = {model: row for model, row in cells.items() if model not in (BASE, other)}
                     title = f"{name}: {measure}, points over {called} (* = interval without zero)"
-                    lines += _table(title, sides, gains, lambda cell, s, row=cells[other]: cell.gain(row[s]))
+                    lines += _table(title, gains, lambda cell, s, row=cells[other]: cell.gain(row[s]))
     return "\n".join(lines)
 
 
@@ -98,6 +101,13 @@ def _cell(found: Sequence[dict], measure: str) -> Cell:
     return Cell(float(np.mean(values)), np.mean([_resample(r[ITEMS], measure) for r in found], axis=0), values)
 
 
+def _mean(cells: Collection[Cell]) -> Cell:
+    """Of all sides, whose pairs or people are one and the same, and so are their resamples."""
+    of_each_seed = np.mean([cell.seeds for cell in cells], axis=0)
+    resampled = np.mean([cell.resampled for cell in cells], axis=0)
+    return Cell(float(of_each_seed.mean()), resampled, tuple(of_each_seed.tolist()))
+
+
 def _resample(items: Mapping[str, np.ndarray], measure: str) -> np.ndarray:
     if measure == "accuracy":
         return resample_mean(by_fold(items), resamples=RESAMPLES)
@@ -106,7 +116,8 @@ def _resample(items: Mapping[str, np.ndarray], measure: str) -> np.ndarray:
     return resample_tar(items["score"], items["same"], float(measure.removeprefix("tar@")), resamples=RESAMPLES)
 
 
-def _table(title: str, sides: Mapping[str, object], cells: Mapping[str, Mapping[str, Cell]], text) -> list[str]:
+def _table(title: str, cells: Mapping[str, Mapping[str, Cell]], text: Callable[[Cell, str], str]) -> list[str]:
+    sides = [*next(iter(cells.values()))]
     heads = [side.replace("-", " against ") for side in sides]
     rows = [f"| {model} | {' | '.join(text(row[s], s) for s in sides)} |" for model, row in cells.items()]
     return [f"**{title}**", "", f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}", *rows, ""]
