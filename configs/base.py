@@ -48,6 +48,7 @@ config.data.loader = "auto"  # auto = dali on CUDA where it is installed, else t
 config.data.batch_size = 128  # images per process and micro-step
 config.data.workers = 1  # decoding processes (torch) or threads (dali), for each training process
 config.data.flip = True  # mirror half of the images
+config.data.scores = "auto"  # for gates: sidecar = each stored picture once, kept beside the records; online; auto
 config.data.on_bad_record = "error"  # error = stop, naming it; skip = list it, and take another one in its place
 config.data.bad_record_limit = 0.001  # skip: share of the set's images that may be bad before the run stops
 
@@ -102,3 +103,16 @@ config.evaluation.seed = 0  # of the resamples
 config.evaluation.every = 0.0  # epochs between evaluations, 0 = at the end only
 config.evaluation.best = ""  # figure whose best checkpoint stays, such as lfw/14/accuracy; "" = mean of the first ones
 config.evaluation.at_start = True  # evaluate the starting model too: the 'before' of every table
+
+config.evaluation.edc = edict()  # quality scores against a matcher's errors: tools/evaluate.py --edc
+config.evaluation.edc.scorers = []  # a text each: "sharpness:variance", "brisque weights=A ranges=B"; [] = all
+config.evaluation.edc.share = 0.9  # share of the images that are reduced, each to a side of its own, in [0, 1]
+config.evaluation.edc.sides = [7, 112]  # smallest and largest side, pixels; log-uniform
+config.evaluation.edc.blur = 0.0  # as in the section degradation, and noise and jpeg
+config.evaluation.edc.noise = 0.0  # grey levels
+config.evaluation.edc.jpeg = []  # lowest and highest quality; [] = none
+config.evaluation.edc.seed = 0  # of the sides, and of the random quality that is the control
+config.evaluation.edc.least = [14]  # beside all pairs, those without an image of fewer pixels, for each of these sides
+config.evaluation.edc.most = 0.3  # largest share of genuine pairs discarded: the range of pAUC
+config.evaluation.edc.against = ["oracle"]  # scorers that all others are compared with
+config.evaluation.edc.ladder = 64  # images whose scores at 112, 56, 28, 14, 7 px are told; 0 = none

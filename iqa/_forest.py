@@ -6,12 +6,12 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recognition.arrays import read_arrays
 from recognition.files import write_atomically
 
 if TYPE_CHECKING:
@@ -49,9 +49,8 @@ class Forest(nn.Module):
 def read_forest(path: Path, features: Sequence[str], scorer: str) -> Forest:
     """ValueError where the file holds no such forest, or one of other features."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            tables = {name: arrays[name] for name in (*TABLES, "names")}
-    except (KeyError, ValueError, OSError, EOFError, BadZipFile, TypeError, AttributeError) as error:
+        tables = read_arrays(path, (*TABLES, "names"))
+    except (ValueError, OSError) as error:
         raise ValueError(f"scorer '{scorer}': {path} holds no forest ({error}); fit one") from None
     names = [str(name) for name in tables.pop("names").ravel()]
     if names != list(features):

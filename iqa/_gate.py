@@ -60,10 +60,10 @@ class QualityGate(nn.Module):
         return self.form(self.slope * (score.float() - self.midpoint))
 
     @torch.no_grad()
-    def place(self, midpoint: float, slope: float) -> None:
+    def place(self, midpoint: float | Sequence[float], slope: float | Sequence[float]) -> None:
         """Set midpoint and slope before training; what a form has learned stays, relative to them."""
-        self.midpoint.fill_(midpoint)
-        self.slope.fill_(slope)
+        self.midpoint.copy_(torch.tensor(midpoint))
+        self.slope.copy_(torch.tensor(slope))
 
     @torch.no_grad()
     def now(self) -> tuple[Tensor, Tensor]:
@@ -138,15 +138,30 @@ class GateRange:
         )
 
 
-def make_gate(settings: Mapping[str, object], layers: int = 0) -> QualityGate:
+def make_gate(settings: Mapping[str, object], layers: int = 0, scores: int = 1) -> QualityGate:
     """The gate that a recipe's config.gate, or an adapter's card, asks for.
 
-    layers: gated layers of the network, for `per_layer`. KeyError where midpoint, slope or shape is missing, ValueError
-    for numbers and names that cannot be.
+    layers: gated layers of the network, for `per_layer`. scores: of each image; one midpoint or slope stands for all.
+    KeyError where midpoint, slope or shape is missing, ValueError for numbers and names that cannot be.
     """
     given = {**settings, **({"layers": layers} if layers else {})}
-    arguments = {key: value for key, value in given.items() if key in _takes(given["shape"])}
-    return QualityGate(given["midpoint"], given["slope"], given["shape"], **arguments)
+    takes = _takes(given["shape"])
+    if scores > 1 and "scores" not in takes:
+        able = [name for name in GATES.names() if "scores" in _takes(name)]
+        raise ValueError(
+            f"the scorer gives {scores} scores for each image, and gate '{given['shape']}' takes one: set gate.shape="
+            f"{' or '.join(able)}"
+        )
+    arguments = {key: value for key, value in given.items() if key in takes}
+    numbers = {}
+    for name in ("midpoint", "slope"):
+        numbers[name] = given[name]
+        if scores > 1:
+            own = _numbers(name, given[name])
+            numbers[name] = own * scores if len(own) == 1 else own
+            if len(numbers[name]) != scores:
+                raise ValueError(f"gate.{name} holds {len(own)} numbers for {scores} scores of each image")
+    return QualityGate(numbers["midpoint"], numbers["slope"], given["shape"], **arguments)
 
 
 def plain(values: Tensor) -> float | list[float]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from recognition.arrays import read_arrays
 
 TOLERANCE = 1e-3  # of the range; a float image made as (x / 127.5 - 1 + 1) / 2 is off by 1e-7
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B: ITU-R BT.601, as OpenCV, PIL and BRISQUE's authors turn a picture grey
@@ -57,8 +58,7 @@ def read_tensors(path: str | None, scorer: str, where_from: str) -> dict[str, Te
 
         return {key: value.float() for key, value in load_file(file).items()}
     if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as arrays:
-            return {key: torch.from_numpy(arrays[key]).float() for key in arrays.files}
+        return {key: torch.from_numpy(array).float() for key, array in read_arrays(file).items()}
     raise ValueError(f"scorer '{scorer}' reads weights from .safetensors or .npz, got {file}")
 
 

@@ -131,12 +131,15 @@ def read_fitted(path: str | None, scorer: str, where_from: str) -> tuple[dict[st
 
 
 def write_fitted(
-    path: str | Path, scorer: str, tensors: Mapping[str, Tensor], base: nn.Module, notes: Mapping[str, str]
+    path: str | Path, scorer: str, tensors: Mapping[str, Tensor], base: nn.Module | None, notes: Mapping[str, str]
 ) -> None:
-    """What read_fitted() reads; notes go into the file's metadata. ValueError unless path ends in .safetensors."""
+    """What read_fitted() reads; notes go into the file's metadata. base: None for a scorer that looks through none.
+
+    ValueError unless path ends in .safetensors.
+    """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"fitted tensors are written as .safetensors, not '{Path(path).name}'")
-    told = {**notes, "scorer": scorer, BASE: hash_tensors(base.state_dict())}
+    told = {**notes, "scorer": scorer, **({} if base is None else {BASE: hash_tensors(base.state_dict())})}
     own = {key: tensor.detach().float().cpu().contiguous() for key, tensor in tensors.items()}
     write_atomically(path, save(own, metadata=told))
 

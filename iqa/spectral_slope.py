@@ -53,13 +53,13 @@ class SpectralSlope(nn.Module):
         count = min(height, width) // 2
         with full_precision(image):
             grey = luma(image)[:, 0]
-            power = (_line_power(grey, count) + _line_power(grey.transpose(1, 2), count)) / 2.0
+            power = (line_power(grey, count) + line_power(grey.transpose(1, 2), count)) / 2.0
             frequency = torch.arange(1, count + 1, dtype=torch.float32, device=image.device)
             level = torch.log((power - NOISE).clamp(min=0.0) + PRIOR * frequency**-STEEPNESS)
             return _fitted_slope(level, frequency)
 
 
-def _line_power(grey: Tensor, count: int) -> Tensor:
+def line_power(grey: Tensor, count: int) -> Tensor:
     """(B, lines, N) -> (B, count): mean power per pixel of the lines at 1 .. count cycles per line."""
     size = grey.shape[2]
     place = torch.arange(size, device=grey.device)

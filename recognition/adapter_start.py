@@ -68,7 +68,8 @@ def _check_adapter(saved: Saved, recipe: Section, backbone: Section) -> nn.Modul
 def _check_gate(saved: Saved, config: EasyDict, layers: int) -> None:
     if "scorer" in saved.card:
         _refuse(saved, "scorer", _differ(SCORERS, _section(config, "scorer"), saved.card["scorer"]))
-    gate = make_gate(config.gate, layers)
+    scorer = _make(SCORERS, _section(config, "scorer"))
+    gate = make_gate(config.gate, layers, getattr(scorer, "columns", 1))
     ours = {"shape": gate.shape, **gate.arguments}
     told = saved.card.get("gate", {})
     _refuse(saved, "gate", differences(ours, {key: told.get(key, value) for key, value in ours.items()}))

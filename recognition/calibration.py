@@ -14,7 +14,6 @@ import torch
 from easydict import EasyDict
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
 from tqdm import tqdm
 
 import adapters
@@ -36,9 +35,13 @@ BATCH = 128  # images of the two record sets
 class Sample:
     """Scores of some images, and which of the two roles each of them has."""
 
-    scores: np.ndarray  # (N,) float32
+    scores: np.ndarray  # (N,) float32, or (N, k) of a scorer that gives several
     poor: np.ndarray  # (N,) bool
     names: tuple[str, str] = ("degraded", "as stored")  # of the poor and the good images
+
+    def columns(self) -> list[np.ndarray]:
+        """Each score of all images, (N,)."""
+        return [*self.scores.reshape(len(self.scores), -1).T]
 
     def groups(self, values: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The scores, or values (N,) in their place, by role; a role without an image is left out."""
@@ -53,7 +56,7 @@ def of_training(
     """Scores of the first `count` images of training, degraded and mirrored as it will see them; by all processes.
 
     count: 0 = an epoch, and no more than that. The same on every process, and for any number of them.
-    ValueError for bad records where they are errors, and for a scorer of several scores per image.
+    ValueError for bad records where they are errors.
     """
     if count < 0:
         raise ValueError(f"config.gate.sample is {count}; it must be 0 (an epoch of images) or more")
@@ -66,7 +69,7 @@ def of_training(
         tqdm(total=count, unit="image", desc="scoring", disable=_quiet(world), leave=False) as bar,
     ):
         for step in range(steps):
-            parts.append(_one_score(model.score_batch(next(batches))))
+            parts.append(model.score_batch(next(batches)))
             bar.update(min(size, count - step * size))
     everyone = gather(torch.cat(parts), [share * steps for share in order.counts()]).cpu().numpy()
     begins = [np.arange(step * size, (step + 1) * size) for step in range(steps)]
@@ -107,22 +110,25 @@ def fit_at_start(
         say(f"gate    of {start}, not fitted anew: midpoint {config.gate.midpoint}, slope {config.gate.slope}")
         return {"rule": "none: the gate is that of the adapter which the run started from", "adapter": start}
     sample = of_training(config, model, records, order, world, config.gate.sample)
-    found = fit(sample.scores, config.gate.fit, sample.poor)
-    midpoint, slope = gather_json(numbers(found, model))[0]
-    model.quality_gate.place(midpoint, slope)
-    config.gate.midpoint, config.gate.slope = midpoint, slope
-    say(
-        f"gate    midpoint {midpoint:g}, slope {slope:g}: fitted by rule '{found.rule}' to {found.images} images, "
-        f"{int(sample.poor.sum())} of them degraded, whose scores go from {found.low:.4g} to {found.high:.4g}"
-    )
+    found = [fit(column, config.gate.fit, sample.poor) for column in sample.columns()]
+    placed = gather_json([numbers(one, model) for one in found])[0]
+    for one, (midpoint, slope) in zip(found, placed, strict=True):
+        say(
+            f"gate    midpoint {midpoint:g}, slope {slope:g}: fitted by rule '{one.rule}' to {one.images} images, "
+            f"{int(sample.poor.sum())} of them degraded, whose scores go from {one.low:.4g} to {one.high:.4g}"
+        )
+    several = len(found) > 1
+    midpoints, slopes = ([*of_all] if several else of_all[0] for of_all in zip(*placed, strict=True))
+    model.quality_gate.place(midpoints, slopes)
+    config.gate.midpoint, config.gate.slope = midpoints, slopes
     return {
-        "rule": found.rule,
-        "images": found.images,
+        "rule": found[0].rule,
+        "images": found[0].images,
         "degraded": int(sample.poor.sum()),
-        "low": found.low,
-        "high": found.high,
-        "midpoint": midpoint,
-        "slope": slope,
+        "low": [one.low for one in found] if several else found[0].low,
+        "high": [one.high for one in found] if several else found[0].high,
+        "midpoint": midpoints,
+        "slope": slopes,
         "records": records.fingerprint(),
     }
 
@@ -196,15 +202,9 @@ def _score_stored(model: FaceModel, records: Records, world: World, count: int) 
             pixels = np.stack([decode(images[i], IMAGE_SIZE, images.where(i)) for i in places])
             image = normalise(torch.from_numpy(pixels).to(world.device))
             here = None if points is None else torch.from_numpy(points[begin : begin + len(places)]).to(world.device)
-            parts.append(_one_score(model.score(image, level=image.new_zeros(len(image)), landmarks=here)))
+            parts.append(model.score(image, level=image.new_zeros(len(image)), landmarks=here))
             bar.update(len(places))
     return torch.cat(parts).cpu().numpy()
-
-
-def _one_score(score: Tensor) -> Tensor:
-    if score.dim() != 1:
-        raise ValueError(f"a gate is fitted to one score per image, and the scorer gives {tuple(score.shape)}")
-    return score
 
 
 def _quiet(world: World) -> bool:

@@ -92,6 +92,7 @@ def from_json(path: str | Path) -> EasyDict:
     found["adapter"].setdefault("weights", base.adapter.weights)  # runs from before it started from none
     for key, value in base.gate.items():  # and fitted no gate
         found["gate"].setdefault(key, value)
+    found["evaluation"].setdefault("edc", copy.deepcopy(base.evaluation.edc))  # and compared no scorers
     return EasyDict(found)
 
 
@@ -237,6 +238,8 @@ def _lay(below: EasyDict, above: dict, where: str, faults: list[str]) -> None:
             below[key] = copy.deepcopy(value)
         elif name in ("gate.midpoint", "gate.slope") and value == "auto":
             below["fit"] = below["fit"] or "roles"  # one rule gives both, when a run starts
+        elif name in ("gate.midpoint", "gate.slope") and _numbers(value):
+            below[key] = [float(number) for number in value]  # of a scorer that gives several scores
         elif _fits(value, below[key]):
             below[key] = _as(value, below[key])
         else:
@@ -283,6 +286,10 @@ def _override(config: EasyDict, text: str, faults: list[str]) -> None:
     for part in reversed(path):
         layer = {part: layer}
     _lay(config, layer, "", faults)
+
+
+def _numbers(value: object) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(_fits(number, 0.0) for number in value)
 
 
 def _parse(written: str, default: object) -> object:

@@ -35,12 +35,20 @@ def set_aside(run: Path) -> Path | None:
     return aside
 
 
-def write_start(run: Path, config: EasyDict, records: str, gate: dict[str, object] | None = None) -> None:
+def write_start(
+    run: Path,
+    config: EasyDict,
+    records: str,
+    gate: dict[str, object] | None = None,
+    scores: dict[str, str] | None = None,
+) -> None:
     """The resolved settings and what they ran on.
 
     records: fingerprint of the training records. gate: how its midpoint and slope were fitted, where they were.
+    scores: where those of stored pictures come from, where there are some.
     """
-    told = {**provenance(), "records": records, **({"gate": gate} if gate else {})}
+    parts = {"gate": gate, "scores": scores}
+    told = {**provenance(), "records": records, **{name: part for name, part in parts.items() if part}}
     write_atomically(run / "provenance.json", json.dumps(told, indent=2) + "\n")
     write_atomically(run / "config.json", to_json(config))  # last: where it is, the start was written
 

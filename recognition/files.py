@@ -39,7 +39,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    sweep(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         with temporary.open("wb") as file:
@@ -95,8 +95,8 @@ def no_room(error: OSError) -> bool:
     return error.errno in NO_ROOM
 
 
-def _sweep(path: Path) -> None:
-    """Remove what killed processes left half-written of the same file."""
+def sweep(path: Path) -> None:
+    """Remove what killed processes left half-written of this file; what a living one is writing stays."""
     start = f".{path.name}."
     for name in os.listdir(path.parent):
         process = name.removeprefix(start).removesuffix(UNFINISHED)

@@ -166,7 +166,7 @@ def assemble(config: EasyDict, weights: str | Path | None = None, *, resumes: bo
         report = adapters.attach(backbone, adapter, gate)
     quality_gate = None
     if adapter.needs_gate:
-        quality_gate = make_gate(config.gate, len(gated_layers(backbone)))
+        quality_gate = make_gate(config.gate, len(gated_layers(backbone)), getattr(scorer, "columns", 1))
         if any(parameter.requires_grad for parameter in scorer.parameters()):
             raise ValueError(
                 f"adapter '{config.adapter.name}' trains weights of the base itself, and scorer '{config.scorer.name}' "

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from recognition import scoring
+from recognition.config import arguments
 from recognition.model import count_parameters
 from recognition.types import IMAGE_SIZE
 
@@ -33,6 +35,26 @@ def describe(trainer: Trainer) -> list[str]:
         skipped = f"; {len(attached.skipped)} grouped convolution(s) skipped" if attached.skipped else ""
         lines.insert(2, f"adapted   {len(attached.adapted)} layers{skipped}")
     return lines
+
+
+def first(trainer: Trainer) -> list[str]:
+    """Lines on what a run does before its first update, and a dry run does not: the gate's fit, scores of the set."""
+    config, model, resumed = trainer.config, trainer.learner.model, trainer.resumed_from
+    if not model.needs_gate:
+        return []
+    lines = []
+    if config.gate.fit and resumed is None:
+        lines.append(
+            f"gate      fitted when a run begins, by rule '{config.gate.fit}' to {config.gate.sample or 'all'} images; "
+            f"here midpoint {config.gate.midpoint} and slope {config.gate.slope}"
+        )
+    chosen, why = scoring.source(config, model.scorer, None if resumed is None else resumed.parents[1])
+    if chosen == "sidecar" and trainer.world.is_main:
+        identity = scoring.identify(config.scorer.name, arguments(config.scorer, "scorer"), model.scorer)
+        found = scoring.check(trainer.records, identity, bad_allowed=config.data.on_bad_record == "skip")
+        stale = [problem for problem in found.values() if problem]
+        why += f"; a run scores the set first, since {stale[0]}" if stale else f"; {next(iter(found))} is fresh"
+    return [*lines, f"scores    {chosen}: {why}"]
 
 
 def learning_rates(trainer: Trainer) -> str:

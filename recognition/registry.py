@@ -23,6 +23,7 @@ KINDS = {
     "objective": "recognition.objectives",
     "adapter": "adapters",
     "scorer": "iqa",
+    "gate": "iqa.gates",
 }
 
 

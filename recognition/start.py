@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
-from recognition import calibration, checkpoint, delivery, plan
+from recognition import calibration, checkpoint, delivery, plan, scoring
 from recognition.checkpoint import Best
+from recognition.config import arguments
 from recognition.data.bad_records import OPENING
 from recognition.distributed import gather_json
 from recognition.evaluation import report
 from recognition.evaluation.runner import load_results
 from recognition.files import write_atomically
-from recognition.inputs import class_means, some_images
+from recognition.inputs import build_loader, class_means, some_images
 from recognition.keeper import Keeper
 from recognition.logs import Logs
 from recognition.meter import Meter
@@ -33,10 +34,10 @@ def begin(trainer: Trainer) -> bool:
     trainer.logs = Logs(trainer.run, total=trainer.schedule.total, first=trainer.update, speaks=trainer.world.is_main)
     if aside is not None:
         trainer.logs.say(f"kept the earlier run of this name as {aside}")
-    fitted = _fit_gate(trainer)
+    fitted, scores = _fit_gate(trainer), _scores(trainer)
     if trainer.world.is_main:
         if not (trainer.run / "config.json").is_file():
-            delivery.write_start(trainer.run, trainer.config, trainer.records.fingerprint(), fitted)
+            delivery.write_start(trainer.run, trainer.config, trainer.records.fingerprint(), fitted, scores)
         write_atomically(trainer.run / checkpoint.LAUNCH, checkpoint.launch())
         trainer.logs.say("\n".join(plan.describe(trainer)))
         if later := checkpoint.tidy(folder, trainer.update):
@@ -76,6 +77,52 @@ def _fit_gate(trainer: Trainer) -> dict[str, object]:
     if found:
         learner.guard.passed()  # what it would put back was kept before
     return found
+
+
+def _scores(trainer: Trainer) -> dict[str, str]:
+    """Have the scores of stored pictures, and hand them to the loader, where they come from a sidecar.
+
+    Returns what provenance tells of it; {} for a model without a gate. OSError where the sidecar cannot be written and
+    the recipe, or the run that goes on, wants it.
+    """
+    config, model = trainer.config, trainer.learner.model
+    begun = None if trainer.resumed_from is None else trainer.resumed_from.parents[1]
+    scorer = model.scorer if model.needs_gate else None
+    chosen, why = scoring.source(config, scorer, begun)
+    if not chosen:
+        return {}
+    told = ""
+    if chosen == "sidecar":
+        identity = scoring.identify(config.scorer.name, arguments(config.scorer, "scorer"), scorer)
+        limit = config.data.bad_record_limit if config.data.on_bad_record == "skip" else None
+        try:
+            done = scoring.complete(
+                trainer.records,
+                scorer,
+                identity,
+                trainer.world,
+                threads=config.data.workers,
+                bad_record_limit=limit,
+            )
+        except OSError as error:
+            if config.data.scores != "auto" or begun is not None:
+                raise OSError(
+                    f"{error}: scores of the pictures cannot be kept beside the records; make room or writable, write "
+                    "them by tools/score_quality.py, or set config.data.scores=online in a new run"
+                ) from None
+            chosen, why = "online", f"the sidecar cannot be written: {error}"
+        else:
+            told = f", {done}"
+            trainer.loader = build_loader(
+                config,
+                trainer.records,
+                trainer.order,
+                trainer.world,
+                trainer.bad_records,
+                {"score": done.scores},
+            )
+    trainer.logs.say(f"scores  {chosen}{told}: {why}")
+    return {"from": chosen, "why": why}
 
 
 def _take_centres(trainer: Trainer, path: Path) -> None:

@@ -195,7 +195,7 @@ class Trainer:
 
     def dry_run(self) -> bool:
         """Print what the run would be and whether this machine is fit for it, take one step, write nothing."""
-        lines, findings = plan.describe(self), doctor.check(self)
+        lines, findings = [*plan.describe(self), *plan.first(self)], doctor.check(self)
         if self.bad_records is not None:
             self.bad_records.path = None  # counts, writes nothing
         if self.world.is_main:

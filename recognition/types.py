@@ -156,6 +156,7 @@ class Scorer(Protocol):
     Deterministic, the same for an image alone and in a batch. ValueError for values outside [0, 1].
     One that needs the model has bind(base), which it is given once, before an adapter is attached. One that needs
     landmarks takes (B, 5, 2) float32 in pixels in place of the images; one that needs the level takes Batch.level.
+    `several` alone gives one column for each of its scorers, (B, columns).
     version is raised whenever the same input gives another score: stored scores of another version are stale.
     """
 

@@ -21,6 +21,7 @@ CONTRACTS = (
     "random_state",
     "pickled",
     "hashes",
+    "arrays",
 )
 PARTS = ("backbones", "margins", "objectives", "data", "partial_fc", "weights")
 ASSEMBLY = (
@@ -34,6 +35,9 @@ ASSEMBLY = (
     "non_finite",
     "learner",
     "calibration",
+    "degradation_fit",
+    "scoring",
+    "scoring_share",
     "runs",
     "import_set",
     "meter",
@@ -42,7 +46,7 @@ ASSEMBLY = (
     "export",
     "evaluation",
 )
-ENGINE = ("trainer", "start", "keeper", "plan", "doctor", "machine", "step_bench")
+ENGINE = ("trainer", "start", "keeper", "plan", "doctor", "machine", "step_bench", "iqa_bench")
 
 
 def sources() -> list[Path]:

@@ -3,6 +3,7 @@
   python tools/benchmark.py loader
   python tools/benchmark.py loader --records data/faces/train.rec --workers 1 2 4 --batch 128
   python tools/benchmark.py checkpoint --mib 256
+  python tools/benchmark.py iqa --set degradation.share=0
   python tools/benchmark.py step configs/lfw_lora.py configs/lfw_dora.py configs/lfw_full.py
 
 A row is the median of --repeats measurements of --seconds each, taken in turn with all other rows, so that a busy
@@ -28,7 +29,8 @@ class Subject:
     """Something to measure. A new one is a line in SUBJECTS and a module.
 
     module: has cases(args), a context manager of (a line about what is measured, cases by name); a case is a pair: a
-        function that returns an endless iterator of how many units each piece of work had, and the name of its limit.
+        function that returns an endless iterator of how many units each piece of work had, and the name of its limit
+        ("" = none). It may have summary(args, rates), more lines to print.
     """
 
     summary: str
@@ -61,9 +63,22 @@ def step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
+def iqa_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", default="", help="with a gate (default: lfw_dual_lora, else demo)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="SECTION.SETTING=VALUE", help="laid over the recipe")
+    parser.add_argument(
+        "--scorers", nargs="+", default=[], metavar="SCORER", help="such as sharpness 'brisque weights=A ranges=B'"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="images (default: %(default)s)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
 SUBJECTS = {
     "checkpoint": Subject(
         "MiB/s of saving, and of what training waits for", "MiB", "recognition.checkpoint.bench", checkpoint_arguments
+    ),
+    "iqa": Subject(
+        "what the scores behind the gate cost a training step", "images", "recognition.iqa_bench", iqa_arguments, 2
     ),
     "loader": Subject(
         "images/s of the loaders and of the bare decoders", "images", "recognition.data.bench", loader_arguments
@@ -113,7 +128,9 @@ def table(rates: dict[str, list[float]], limits: dict[str, str], unit: str) -> s
     medians = {name: statistics.median(values) for name, values in rates.items()}
     lines = [f"| | {unit}/s, median | min - max | of limit |", "|---|---:|---:|---:|"]
     for name, values in rates.items():
-        share = "limit" if limits[name] == name else f"{100 * medians[name] / medians[limits[name]]:.0f} %"
+        limit = limits[name]
+        share = f"{100 * medians[name] / medians[limit]:.0f} %" if limit else ""
+        share = "limit" if limit == name else share
         lines.append(f"| {name} | {medians[name]:,.0f} | {min(values):,.0f} - {max(values):,.0f} | {share} |")
     return "\n".join(lines)
 
@@ -122,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     subject = SUBJECTS[args.subject]
     try:
-        with importlib.import_module(subject.module).cases(args) as (about, cases):
+        module = importlib.import_module(subject.module)
+        with module.cases(args) as (about, cases):
             rates: dict[str, list[float]] = {name: [] for name in cases}
             for _, (name, (start, _)) in itertools.product(range(args.repeats), cases.items()):
                 rates[name].append(rate(start, args.seconds, args.warm_up, subject.warm_up_pieces))
@@ -131,6 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"{about}, {os.cpu_count()} cores\n")
     print(table(rates, {name: limit for name, (_, limit) in cases.items()}, subject.unit))
+    if hasattr(module, "summary"):
+        print("", *module.summary(args, rates), sep="\n")
     return 0
 
 

@@ -98,6 +98,11 @@ def _calibrate(arguments: argparse.Namespace, config: EasyDict) -> None:
         model = assemble(config).model.to(world.device).eval()
         if not model.needs_gate:
             raise ValueError(f"adapter '{config.adapter.name}' has no gate: name one that has, such as dual_lora")
+        if getattr(model.scorer, "columns", 1) > 1:
+            raise ValueError(
+                f"scorer '{config.scorer.name}' gives several scores: look at each scorer alone; when training "
+                "starts, gate.fit=roles (or otsu, quantiles) fits a midpoint and slope for each"
+            )
         sample = _sample(arguments, config, model, world)
     finally:
         distributed.stop()

@@ -7,9 +7,15 @@
     python tools/evaluate.py runs/demo --config configs/other.py evaluation.far=[1e-3]
     python tools/evaluate.py weights.safetensors --config configs/demo.py
     torchrun --nproc-per-node 8 tools/evaluate.py runs/demo
+    python tools/evaluate.py runs/demo --edc                 are quality scores good ones? error-versus-discard curves
+    python tools/evaluate.py runs/demo --edc --scorer sharpness:variance --scorer "attn_fiqa base=runs/vit"
 
 By the run's own settings the report, the numbers and the ROC go to RUN/report, beside those of training; with
 --set or --config to RUN/evaluation. --output puts them elsewhere.
+
+--edc goes to RUN/edc: the model is the matcher, every image of a set of pairs gets a resolution of its own (settings
+evaluation.edc), and the curves say which scorer finds the pairs that the matcher gets wrong. A scorer that cannot be
+made here is listed with the reason.
 """
 
 from __future__ import annotations
@@ -30,8 +36,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", help="take the evaluation settings of this recipe; weights need one")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change evaluation.KEY")
     parser.add_argument("--base", action="store_true", help="evaluate the model that the run started from, too")
+    parser.add_argument("--edc", action="store_true", help="compare quality scorers on the model's errors")
+    parser.add_argument(
+        "--scorer",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="with --edc, in place of evaluation.edc.scorers: NAME[:ARGUMENT] [KEY=VALUE ...] [base=RUN_OR_WEIGHTS], "
+        "quoted; may be repeated",
+    )
     parser.add_argument("--output", help="folder of the report, in place of RUN/report")
     arguments = parser.parse_intermixed_args(argv)
+    if arguments.base if arguments.edc else arguments.scorer:
+        parser.error("--scorer goes with --edc, and --base does not: curves are of one matcher")
     is_run = _is_run(arguments)
     if not is_run and not arguments.config:
         parser.error(f"{arguments.model} is no run folder: weights are evaluated by the settings of a --config")
@@ -61,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     speaks = os.environ.get("RANK", "0") == "0"  # one voice under torchrun
     try:
         config = chosen_config(arguments)
-        _evaluate(arguments, config)
+        (_compare_scorers if arguments.edc else _evaluate)(arguments, config)
     except (ValueError, FileNotFoundError) as error:
         if speaks:
             print(f"{arguments.model}: {error}", file=sys.stderr)
@@ -92,6 +109,31 @@ def _evaluate(arguments: argparse.Namespace, config: dict) -> None:
             results = {"before": load_results(folder / "before"), **results}
         print(report(results))
         print(f"\nwritten to {write_report(folder, results)}")
+    distributed.stop()
+
+
+def _compare_scorers(arguments: argparse.Namespace, config: dict) -> None:
+    from recognition import distributed
+    from recognition.evaluation import quality, scorers
+    from recognition.evaluation.quality_report import quality_report, save_quality
+    from recognition.evaluation.sets import open_sets
+
+    wanted = scorers.sections(config, arguments.scorer or config.evaluation.edc.scorers)
+    quality.edc_settings(config.evaluation)
+    sets = open_sets(config.evaluation)
+    if not sets:
+        raise ValueError("evaluation.sets is empty: name at least one set of pairs")
+    world = distributed.start(config.train.device)
+    model = _load(arguments.model, config, base=False).to(world.device)
+    base = arguments.model if _is_run(arguments) else model.backbone
+    made, missing = scorers.make(wanted, base, [one.images for one in sets], world.device)
+    results = quality.measure_quality(model, made, config.evaluation, world, sets)
+    if world.is_main:
+        folder = Path(arguments.output or _folder(Path(arguments.model), "edc"))
+        path = save_quality(folder, results, missing)
+        print(quality_report(results, missing))
+        print(f"\nwritten to {path}")
+    del model, base, made
     distributed.stop()
 
 

@@ -1,13 +1,15 @@
 """Fits what a quality scorer needs to know of a base: the head of cr_fiqa (ex_fiqa takes it too), or the centre of
-recognizability. The base itself is not touched.
+recognizability. The base itself is not touched. The scorer degradation needs no base: its network learns from faces.
 
     python tools/fit_scorer.py cr_fiqa weights/base.safetensors data/mine/train.rec weights/base_cr_fiqa.safetensors
     python tools/fit_scorer.py recognizability runs/petal data/mine/train.rec weights/base_centre.safetensors
     python tools/fit_scorer.py cr_fiqa mobilefacenet_y1-0000.params data/lfw OUT.safetensors --sides 112 28 14
+    python tools/fit_scorer.py degradation data/demo data/demo_pretrain data/lfw/train.rec iqa/degradation.safetensors
 
 A run means the base that it started from. Faces are reduced to each side and brought back, as in evaluation. The head
 learns on people whose class is not divisible by 8, and is measured on the others, who are as well no part of any
-training that holds out the same ones. Then: config.scorer = edict(name="cr_fiqa", weights=OUT).
+training that holds out the same ones; so does degradation's network, of which each record set is an equal part.
+Then: config.scorer = edict(name="cr_fiqa", weights=OUT).
 """
 
 from __future__ import annotations
@@ -33,41 +35,64 @@ HOLD_OUT = 8
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line. Answers --help without importing torch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scorer", choices=sorted(SIDES), metavar="NAME", help=" or ".join(sorted(SIDES)))
-    parser.add_argument("base", metavar="RUN_OR_WEIGHTS", help="a run, or the base's weights with their card")
-    parser.add_argument("records", type=Path, metavar="RECORDS", help="a .rec file or a folder of shards")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the .safetensors file")
-    parser.add_argument("--sides", type=int, nargs="+", metavar="PIXELS", help="sides the faces are reduced to")
-    parser.add_argument("--images", type=int, default=20_000, help="at most so many faces (default: %(default)s)")
-    parser.add_argument("--backbone", default="", metavar="NAME", help="of weights without a card")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    scorers = parser.add_subparsers(dest="scorer", required=True, metavar="NAME")
+    for name, sides in SIDES.items():
+        one = scorers.add_parser(name, help="fitted to a base")
+        one.add_argument("base", metavar="RUN_OR_WEIGHTS", help="a run, or the base's weights with their card")
+        one.add_argument("records", type=Path, metavar="RECORDS", help="a .rec file or a folder of shards")
+        one.add_argument("--sides", type=int, nargs="+", default=sides, metavar="PIXELS", help="faces are reduced to")
+        one.add_argument("--backbone", default="", metavar="NAME", help="of weights without a card")
+        _add_common(one)
+    network = scorers.add_parser("degradation", help="a network of its own")
+    network.add_argument("records", type=Path, nargs="+", metavar="RECORDS", help=".rec files or folders of shards")
+    network.add_argument("--epochs", type=int, default=8, help="over the faces (default: %(default)s)")
+    network.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: %(default)s)")
+    _add_common(network)
     arguments = parser.parse_args(argv)
-    arguments.sides = tuple(arguments.sides or SIDES[arguments.scorer])
     if arguments.out.suffix != ".safetensors":
         parser.error(f"fitted tensors are written as .safetensors, not '{arguments.out.name}'")
-    if not all(1 <= side <= 112 for side in arguments.sides):
-        parser.error(f"--sides {' '.join(map(str, arguments.sides))}: a side is 1 to 112 pixels")
+    sides = getattr(arguments, "sides", ())
+    if not all(1 <= side <= 112 for side in sides):
+        parser.error(f"--sides {' '.join(map(str, sides))}: a side is 1 to 112 pixels")
+    if getattr(arguments, "epochs", 1) < 1 or getattr(arguments, "seed", 0) < 0:
+        parser.error("--epochs is 1 or more, and --seed 0 or more")
     if arguments.images < 2:
         parser.error(f"--images is {arguments.images}; it must be at least 2")
     return arguments
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, metavar="OUT", help="the .safetensors file")
+    parser.add_argument("--images", type=int, default=20_000, help="at most so many faces (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Fits and writes. Returns 0, or 2 where base or records cannot be used."""
     arguments = parse(argv)
     try:
-        lines = fit_scorer(
-            arguments.scorer,
-            arguments.base,
-            arguments.records,
-            arguments.out,
-            arguments.sides,
-            arguments.images,
-            backbone=arguments.backbone,
-            device=arguments.device,
-        )
+        if arguments.scorer == "degradation":
+            lines = fit_degradation(
+                arguments.records,
+                arguments.out,
+                arguments.images,
+                epochs=arguments.epochs,
+                seed=arguments.seed,
+                device=arguments.device,
+            )
+        else:
+            lines = fit_scorer(
+                arguments.scorer,
+                arguments.base,
+                arguments.records,
+                arguments.out,
+                arguments.sides,
+                arguments.images,
+                backbone=arguments.backbone,
+                device=arguments.device,
+            )
     except (ValueError, FileNotFoundError) as error:
-        print(f"{arguments.base}: {error}", file=sys.stderr)
+        print(f"{getattr(arguments, 'base', arguments.scorer)}: {error}", file=sys.stderr)
         return 2
     print(*lines, sep="\n")
     return 0
@@ -103,6 +128,44 @@ def fit_scorer(
     notes = {"sides": " ".join(map(str, sides)), "records": found.fingerprint(), "base": base}
     write_fitted(out, scorer, tensors, network, notes)
     return [*lines, f"written to {out}: config.scorer = edict(name='{scorer}', weights='{out}')"]
+
+
+def fit_degradation(
+    records: list[Path], out: Path, images: int, *, epochs: int, seed: int, device: str = "auto"
+) -> list[str]:
+    """Write a file of the scorer degradation as `out`; returns lines to print.
+
+    ValueError for records that cannot be used, or of too few people.
+    """
+    import numpy as np
+
+    from iqa._model import write_fitted
+    from recognition import degradation_fit, distributed
+    from recognition.data.records import Records
+
+    sets = [Records(str(path)) for path in records]
+    held = [degradation_fit.held_out(found) for found in sets]
+    if not all(rows.any() and not rows.all() for rows in held):
+        raise ValueError("a record set is of too few people to hold some out: give one of more people")
+    world = distributed.start(device)
+    try:
+        learned = [(found, np.flatnonzero(~rows)) for found, rows in zip(sets, held, strict=True)]
+        shown = degradation_fit.make_worse(learned, images, seed)
+        network = degradation_fit.fit(shown, epochs, seed, world.device)
+        unseen = [(found, np.flatnonzero(rows)) for found, rows in zip(sets, held, strict=True)]
+        lines = degradation_fit.report(network, unseen, seed + 1)
+    finally:
+        distributed.stop()
+    notes = {
+        "records": " ".join(map(str, records)),
+        "fingerprints": " ".join(found.fingerprint() for found in sets),
+        "images": str(len(shown.level)),
+        "epochs": str(epochs),
+        "seed": str(seed),
+    }
+    write_fitted(out, "degradation", network.state_dict(), None, notes)
+    lines = [f"{path}: {line}" for path, line in zip(records, lines, strict=True)]
+    return [f"{len(shown.level):,} faces, {epochs} epochs", *lines, f"written to {out}, {out.stat().st_size:,} bytes"]
 
 
 def _base(path: str, backbone: str) -> nn.Module:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GATES", "Form"]
 
-GATES = Registry("gate", "iqa.gates")
+GATES = Registry("gate")
 
 
 class Form(Protocol):

@@ -9,19 +9,20 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from recognition.arrays import read_arrays
 from recognition.data.recordio import RecordReader
 from recognition.data.records import Records
 from recognition.files import write_atomically
 from recognition.types import IMAGE_SIZE
 
 MIRRORED = (1, 0, 2, 4, 3)  # the point that each becomes in the mirror: eyes and corners of the mouth change places
+BYTES, ROOM = 48, 2**16  # of an image's key and points; for the rest
 MEANT = "find the landmarks anew and write them with recognition.data.landmarks.write_landmarks"
 
 
@@ -80,14 +81,15 @@ def _of_shard(shard: Path, keys: np.ndarray) -> np.ndarray:
     path = landmark_path(shard)
     if not path.is_file():
         raise FileNotFoundError(f"there are no landmarks at {path} for {shard}: {MEANT}")
+    reader = RecordReader(shard, strict=False)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            there, landmarks, fingerprint = (arrays[name] for name in ("key", "landmarks", "fingerprint"))
-    except (KeyError, ValueError, OSError, EOFError, BadZipFile, TypeError, AttributeError) as error:
+        arrays = read_arrays(path, ("key", "landmarks", "fingerprint"), most=BYTES * len(reader) + ROOM)
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path} holds no landmarks ({error}): {MEANT}") from None
+    there, landmarks, fingerprint = arrays.values()
     if there.ndim != 1 or landmarks.shape != (len(there), 5, 2) or not (np.diff(there) > 0).all():
         raise ValueError(f"{path}: landmarks {landmarks.shape} for keys {there.shape} that should rise: {MEANT}")
-    if str(fingerprint) != shard_fingerprint(RecordReader(shard, strict=False)):
+    if str(fingerprint) != shard_fingerprint(reader):
         raise ValueError(f"{path} was made for other records than {shard} holds now: {MEANT}")
     at = np.searchsorted(there, keys).clip(max=max(len(there) - 1, 0))
     known = there[at] == keys if len(there) else np.zeros(len(keys), bool)

@@ -68,8 +68,8 @@ def embed(
     mine = rows[np.minimum(np.arange(share) * world.world_size + world.global_rank, len(rows) - 1)]
     parts, done, points = [], 0, _landmarks(model, images, mine)
     # no inference_mode: a tensor that a model caches in its first forward has to serve training afterwards
-    with _evaluating(model), torch.no_grad():
-        for pixels in _decoded(images, mine, batch_size, world.is_main):
+    with evaluating(model), torch.no_grad():
+        for pixels in decoded(images, mine, batch_size, world.is_main):
             pixels = pixels.to(world.device, non_blocking=True)
             if side is not None and side != IMAGE_SIZE:
                 pixels = low_res(pixels, side)
@@ -106,7 +106,8 @@ def _embed(
 
 
 @contextlib.contextmanager
-def _evaluating(model: Embedder) -> Iterator[None]:
+def evaluating(model: Embedder) -> Iterator[None]:
+    """Eval mode, and every module's own mode back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -116,7 +117,7 @@ def _evaluating(model: Embedder) -> Iterator[None]:
             module.training = training
 
 
-def _decoded(images: Sequence[bytes], rows: np.ndarray, batch_size: int, shown: bool) -> Iterator[Tensor]:
+def decoded(images: Sequence[bytes], rows: np.ndarray, batch_size: int, shown: bool) -> Iterator[Tensor]:
     """Batches (B, 112, 112, 3) uint8; the next one is decoded while one is computed."""
 
     def one(i: int) -> np.ndarray:

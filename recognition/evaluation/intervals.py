@@ -42,7 +42,7 @@ def resample_mean(
         _, group = np.unique(np.asarray(groups), return_inverse=True)
         total, size = np.bincount(group, values), np.bincount(group).astype(np.float64)
     generator = np.random.default_rng(seed)
-    drawn = [(counts @ total) / (counts @ size) for counts in _counts(generator, len(total), resamples)]
+    drawn = [(counts @ total) / (counts @ size) for counts in draw_counts(generator, len(total), resamples)]
     return np.concatenate(drawn)
 
 
@@ -60,7 +60,9 @@ def resample_tar(scores: ArrayLike, same: ArrayLike, far: float, *, resamples: i
     above = np.append(np.searchsorted(-genuine, -impostor[last]), len(genuine))
     allowed = allowed_accepts(far, len(impostor))
     generators = [np.random.default_rng([seed, kind]) for kind in (0, 1)]
-    chunks = [_counts(g, len(n), resamples, len(scores)) for g, n in zip(generators, (genuine, impostor), strict=True)]
+    chunks = [
+        draw_counts(g, len(n), resamples, len(scores)) for g, n in zip(generators, (genuine, impostor), strict=True)
+    ]
     drawn = []
     for genuine_counts, impostor_counts in zip(*chunks, strict=True):
         passes = np.cumsum(impostor_counts, 1)[:, last] <= allowed
@@ -84,7 +86,7 @@ def difference(
     return {"value": float(gain.mean()), "lo": lo, "hi": hi}
 
 
-def _counts(generator: np.random.Generator, items: int, resamples: int, width: int = 0) -> Iterator[np.ndarray]:
+def draw_counts(generator: np.random.Generator, items: int, resamples: int, width: int = 0) -> Iterator[np.ndarray]:
     """Rows of how often each item is drawn when `items` are drawn with replacement: chunks (r, items) int64.
 
     width: sizes the chunks where several generators have to keep step.

@@ -86,7 +86,7 @@ def roc_figure(results_by_model: dict[str, dict]) -> Figure:
     if not grids:
         raise ValueError("no verification results, so there is no ROC to draw")
     columns = max(len(sides) for _, sides in grids)
-    figure = _figure(3 * columns + 0.6, 2.8 * len(grids) + 0.4)
+    figure = figure_of(3 * columns + 0.6, 2.8 * len(grids) + 0.4)
     axes = figure.subplots(len(grids), columns, squeeze=False)
     for row, (name, sides) in zip(axes, grids, strict=True):
         for ax in row[len(sides) :]:
@@ -103,21 +103,25 @@ def roc_figure(results_by_model: dict[str, dict]) -> Figure:
 
 
 def score_figure(scores: Tensor, gate: Callable[[Tensor], Tensor] | None = None) -> Figure:
-    """Histogram of quality scores (N,), and the gate that each score gets, such as by a QualityGate, over it."""
-    scores = scores.detach().float().cpu().flatten()
-    if not len(scores):
+    """Histogram of quality scores, and the gate that each score gets, such as by a QualityGate, over it.
+
+    scores: (N,), or (N, k) of a scorer that gives several: a histogram each, and the images' gates as dots.
+    """
+    scores = scores.detach().float().cpu()
+    if not scores.numel():
         raise ValueError("no scores to draw")
-    figure = _figure(5, 3)
-    ax = figure.subplots()
-    ax.hist(scores.numpy(), bins=40, color="0.7")
-    ax.set(xlabel="score (higher = better quality)", ylabel="images")
-    if gate is not None:
-        span = torch.linspace(scores.min().item(), scores.max().item(), 200)
-        with torch.no_grad():
-            value = gate(span)
-        over = ax.twinx()
-        over.plot(span.numpy(), value.float().cpu().numpy(), color="C3")
-        over.set(ylim=(-0.02, 1.02), ylabel="gate")
+    columns = scores.reshape(len(scores), -1).T
+    span = torch.linspace(scores.min().item(), scores.max().item(), 200) if len(columns) == 1 else scores
+    figure = figure_of(5, 3 * len(columns))
+    for column, ax in enumerate(figure.subplots(len(columns), squeeze=False)[:, 0]):
+        ax.hist(columns[column].numpy(), bins=40, color="0.7")
+        ax.set(xlabel="score (higher = better quality)", ylabel="images")
+        if gate is not None:
+            with torch.no_grad():
+                value = gate(span).float().cpu().numpy()
+            over = ax.twinx()
+            over.plot(span if span.dim() == 1 else span[:, column], value, "-" if span.dim() == 1 else ".", color="C3")
+            over.set(ylim=(-0.02, 1.02), ylabel="gate")
     return figure
 
 
@@ -129,7 +133,7 @@ def face_figure(images: Sequence[bytes], sides: Sequence[int] = (112, 56, 28, 14
     decoded = [decode(images[i], IMAGE_SIZE, place) for i, place in enumerate(places)]
     pixels = torch.from_numpy(np.stack(decoded))
     columns = [(pixels if side == IMAGE_SIZE else low_res(pixels, side)).numpy() for side in sides]
-    figure = _figure(1.1 * len(sides), 1.1 * len(images) + 0.25)
+    figure = figure_of(1.1 * len(sides), 1.1 * len(images) + 0.25)
     axes = figure.subplots(len(images), len(sides), squeeze=False)
     for column, side in enumerate(sides):
         axes[0, column].set_title(f"{side} px", fontsize="small")
@@ -139,7 +143,7 @@ def face_figure(images: Sequence[bytes], sides: Sequence[int] = (112, 56, 28, 14
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
     """A figure of its own: pyplot's would stay alive in its global list."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)

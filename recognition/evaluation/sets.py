@@ -24,7 +24,7 @@ DEFAULTS = {
     "bootstrap": 1000,
     "seed": 0,
 }
-TRAINERS = ("every", "best", "at_start")  # keys of the same section that the trainer reads
+OTHERS = ("every", "best", "at_start", "edc")  # keys of the same section that trainer and quality protocol read
 # by kind: keys that a set must have, and those it may have
 KEYS = {
     "bin": (("path",), ("folds",)),
@@ -52,7 +52,7 @@ class EvaluationSet:
 def settings_with_defaults(settings: dict) -> dict:
     """The evaluation settings, whole. ValueError for a key that evaluation does not know."""
     for key in settings:
-        if key not in DEFAULTS and key not in TRAINERS:
+        if key not in DEFAULTS and key not in OTHERS:
             raise ValueError(f"unknown setting evaluation.{key}{nearest(key, DEFAULTS)}")
     for key, kind, what in (("far", int | float, "numbers"), ("ranks", int, "whole numbers")):
         wrong = [value for value in settings.get(key, ()) if not isinstance(value, kind) or isinstance(value, bool)]

@@ -30,7 +30,8 @@ def scorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_score_is_one_float32_per_image(scorer: nn.Module) -> None:
     score = scorer(as_input(pictures(3)))
-    assert score.shape == (3,) and score.dtype == torch.float32 and torch.isfinite(score).all()
+    columns = (scorer.columns,) if hasattr(scorer, "columns") else ()  # of several
+    assert score.shape == (3, *columns) and score.dtype == torch.float32 and torch.isfinite(score).all()
 
 
 def test_declarations(scorer: nn.Module) -> None:

@@ -179,7 +179,7 @@ def test_resampled_tar_is_the_tar_of_the_resample() -> None:
     same = np.arange(60) % 3 == 0
     scores = np.round(generator.normal(size=60) + same, 1)  # ties
     found = intervals.resample_tar(scores, same, 0.1, resamples=50, seed=3)
-    counts = [next(intervals._counts(np.random.default_rng([3, k]), n, 50)) for k, n in ((0, 20), (1, 40))]
+    counts = [next(intervals.draw_counts(np.random.default_rng([3, k]), n, 50)) for k, n in ((0, 20), (1, 40))]
     genuine, impostor = -np.sort(-scores[same]), -np.sort(-scores[~same])
     for tar, g, i in zip(found, *counts, strict=True):
         drawn_genuine, drawn_impostor = np.repeat(genuine, g), np.repeat(impostor, i)

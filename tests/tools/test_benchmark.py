@@ -120,6 +120,24 @@ def test_training_steps_are_compared_with_the_first_recipe(tmp_path, capsys):
     assert "unknown adapter 'nothing'" in capsys.readouterr().err
 
 
+def test_what_scores_cost_stands_beside_a_step_that_is_given_them(tmp_path, capsys):
+    own = "config.adapter = edict(name='dual_lora', rank=2)\nconfig.degradation = edict(share=0.6)\n"
+    base = str(ROOT / "weights" / "demo_base.safetensors")
+    own += f"config.backbone = edict(name='mobilefacenet_nano', weights={base!r})\n"
+    recipe = str(write_recipe(tmp_path, own))
+    assert benchmark.main(["iqa", recipe, *QUICK, "--batch", "2", "--scorers", "constant value=1"]) == 0
+    out = capsys.readouterr().out
+    steps = ["scores given", "sidecar", "sidecar, 1 of 2 images degraded: sharpness", "constant online"]
+    alone = [f"{name}, scoring alone" for name in ("sidecar", "constant")]
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in out.splitlines() if re.match(r"\| [a-z]", line)]
+    assert rows == [*steps, *alone, "fastest measurement", *steps]
+    assert re.search(r"\| constant online \| [\d.]+ \| [+-][\d.]+ % \| [\d.]+ \| [\d.]+ % \|", out)
+    assert benchmark.main(["iqa", recipe, *QUICK, "--set", "adapter.name=lora"]) == 1
+    assert "adapter 'lora' has no gate" in capsys.readouterr().err
+    assert benchmark.main(["iqa", recipe, *QUICK, "--scorers", "feature_norm"]) == 1
+    assert "it looks at the model; wanted scorers of the image" in capsys.readouterr().err
+
+
 def test_a_recipe_without_its_files_is_no_row(tmp_path, capsys):
     recipe = tmp_path / "lacking.py"
     recipe.write_text(

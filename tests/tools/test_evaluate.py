@@ -81,6 +81,25 @@ def test_weights(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) ->
     assert (tmp_path / "out" / "weights" / "items.npz").is_file()
 
 
+def test_scorers_on_the_errors_of_a_run_and_of_weights(
+    run: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recognition.evaluation.scorers.REPEATS", 1)
+    monkeypatch.setattr("recognition.evaluation.scorers.TIMED", 2)
+    saved = json.loads((run / "config.json").read_text())
+    del saved["evaluation"]["edc"]  # a run from before there was such a section
+    (run / "config.json").write_text(json.dumps(saved))
+    options = ["--edc", "--scorer", "oracle", "--scorer", "sharpness:variance log=False", "--scorer", "feature_norm"]
+    assert evaluate.main([str(run), *options, "--scorer", "brisque", "--set", "edc.ladder=1"]) == 0
+    printed = capsys.readouterr().out
+    assert "| sharpness variance log=False |" in printed and "- `brisque`: scorer 'brisque' needs a file" in printed
+    assert {path.name for path in (run / "edc").iterdir()} == {"edc.json", "edc.md", "edc.png", "edc_items.npz"}
+    weights, out = str(tmp_path / "base.safetensors"), str(tmp_path / "out")
+    changes = ["evaluation.edc.scorers=['oracle']", "evaluation.edc.ladder=0"]
+    assert evaluate.main([weights, "--edc", "--config", str(recipe), "--output", out, *changes]) == 0
+    assert "| random |" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
@@ -92,6 +111,9 @@ def test_weights(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) ->
         (["{run}", "--set", "far=high"], "holds 'high'; it is a list of numbers"),
         (["{run}", "--set", "sets=[]"], "evaluation.sets is empty"),
         (["{run}/model"], "holds no config.json"),
+        (["{run}", "--edc", "--set", "sets=[]"], "evaluation.sets is empty"),
+        (["{run}", "--edc", "--set", "edc.most=1.0"], "largest share discarded"),
+        (["{run}", "--edc", "--scorer", "sharpnes"], "did you mean 'sharpness'"),
     ],
 )
 def test_faults_are_said_in_a_sentence(
@@ -108,6 +130,8 @@ def test_faults_are_said_in_a_sentence(
         (["absent.safetensors", "--config", "x.py"], "name an --output"),
         (["absent.safetensors", "--config", "x.py", "--output", "o", "--base"], "leave --base out"),
         ([".", "evaluation.far=[1]"], "--set KEY=VALUE"),
+        ([".", "--scorer", "sharpness"], "--scorer goes with --edc"),
+        ([".", "--edc", "--base"], "--base does not"),
     ],
 )
 def test_what_does_not_go_together(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture) -> None:

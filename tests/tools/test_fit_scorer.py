@@ -73,12 +73,29 @@ def test_a_centre_is_fitted_from_the_base_of_a_run(records: str, tmp_path: Path,
     assert scored("recognizability", out).shape == (2,)
 
 
+def test_the_network_of_degradation_is_fitted_to_faces_alone(records: str, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "level.safetensors"
+    options = ["--images", "24", "--epochs", "1", "--seed", "3", "--device", "cpu"]
+    assert door.main(["degradation", records, records, str(out), *options]) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert "24 faces, 1 epochs" in told and told.count("held-out people, 5 faces") == 2
+    assert SCORERS.create("degradation", weights=str(out))(torch.rand(2, 3, 112, 112)).shape == (2,)
+    with safe_open(out, framework="pt") as opened:
+        notes = opened.metadata()
+    assert notes["scorer"] == "degradation" and notes["seed"] == "3" and notes["images"] == "24"
+    assert notes["records"] == f"{records} {records}" and len(notes["fingerprints"].split()) == 2
+    few = write_records(tmp_path / "few", people=1, images=3)
+    assert door.main(["degradation", str(few), str(out), *options]) == 2
+    assert "too few people to hold some out" in capsys.readouterr().err
+
+
 def test_refusals_in_words(base: str, records: str, tmp_path: Path, capsys) -> None:
     out = str(tmp_path / "head.safetensors")
     for argv, words in (
         (["cr_fiqa", base, records, "head.npz"], "written as .safetensors"),
         (["cr_fiqa", base, records, out, "--sides", "0"], "a side is 1 to 112"),
         (["sharpness", base, records, out], "invalid choice"),
+        (["degradation", records, out, "--epochs", "0"], "--epochs is 1 or more"),
     ):
         with pytest.raises(SystemExit):
             door.parse(argv)
