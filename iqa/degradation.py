@@ -77,7 +77,15 @@ class DegradationLevel(nn.Module):
     JPEG lower it by as much as they hide from recognition, see recognition.degradation_fit.effective_level.
 
     weights: .safetensors by tools/fit_scorer.py; None = iqa/degradation.safetensors, which was fitted to painted
-        faces and to LFW's.
+        faces and to LFW's (its metadata say to which, with what seed).
+
+    Medians of people it never saw, reduced to 112, 56, 28, 14 and 7 pixels and enlarged to 112 again:
+        120 painted faces  -0.05, -0.78, -2.15, -3.13, -4.15
+        360 of LFW         -0.60, -1.05, -2.20, -3.18, -4.18
+    LFW's own pictures are softer than a face of 112 pixels can be, and compressed; 7 to 28 pixels are told apart best.
+    Rank correlation with the effective level on those 360, of 7 to 112 pixels with blur, noise and JPEG: 0.969, of
+    sharpness 0.956, spectral_slope 0.949, BRISQUE 0.956; with half of them at less contrast 0.967, 0.935, 0.932, 0.931.
+    Cost, processor time of one thread on a busy machine: 0.5 ms an image in a batch of 16.
     """
 
     needs: Needs = "image"

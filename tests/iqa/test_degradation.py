@@ -126,13 +126,12 @@ def test_the_label_is_the_side_less_what_else_is_lost() -> None:
 def test_a_fit_learns_levels_and_is_the_same_again(tmp_path: Path) -> None:
     records = Records(str(write_records(tmp_path / "train", people=16, images=4)))
     rows = np.arange(len(records))
-    shown = make_worse([(records, rows)], 240, seed=1)
-    assert shown.luma.shape == (240, 112, 112) and shown.level.max() == 0 and shown.level.min() < -3
-    network = fit(shown, 12, 0, CPU)
+    shown = make_worse([(records, rows)], 192, seed=1)
+    assert shown.luma.shape == (192, 112, 112) and shown.level.max() == 0 and shown.level.min() < -3
     other = make_worse([(records, rows)], 144, seed=2)
-    said = told(network, other, CPU)
-    order = np.corrcoef(said.argsort().argsort(), other.level.argsort().argsort())[0, 1]
-    assert order > 0.5
+    said = told(fit(shown, 6, 0, CPU), other, CPU)
+    blind = np.abs(np.median(other.level) - other.level).mean()
+    assert np.abs(said - other.level).mean() < 0.6 * blind
     few = [fit(make_worse([(records, rows)], 64, seed=1), 1, seed, CPU).state_dict() for seed in (0, 0, 1)]
     assert all(torch.equal(few[0][key], few[1][key]) for key in few[0])
     assert not torch.equal(few[0]["mix.weight"], few[2]["mix.weight"])
