@@ -141,7 +141,8 @@ class GateRange:
 def make_gate(settings: Mapping[str, object], layers: int = 0, scores: int = 1) -> QualityGate:
     """The gate that a recipe's config.gate, or an adapter's card, asks for.
 
-    layers: gated layers of the network, for `per_layer`. scores: of each image; one midpoint or slope stands for all.
+    layers: gated layers of the network, for `per_layer`. scores: of each image; one midpoint or slope stands for all
+        where a rule (gate.fit) is going to place them.
     KeyError where midpoint, slope or shape is missing, ValueError for numbers and names that cannot be.
     """
     given = {**settings, **({"layers": layers} if layers else {})}
@@ -158,6 +159,11 @@ def make_gate(settings: Mapping[str, object], layers: int = 0, scores: int = 1) 
         numbers[name] = given[name]
         if scores > 1:
             own = _numbers(name, given[name])
+            if len(own) == 1 and not given.get("fit"):
+                raise ValueError(
+                    f"gate.{name} is {given[name]} for {scores} scores of different units: give a list of {scores}, or "
+                    "let gate.fit=roles (or otsu, quantiles) find them"
+                )
             numbers[name] = own * scores if len(own) == 1 else own
             if len(numbers[name]) != scores:
                 raise ValueError(f"gate.{name} holds {len(own)} numbers for {scores} scores of each image")

@@ -11,12 +11,18 @@ from iqa import SCORERS
 from recognition.types import Needs
 
 
+def sections_of(scorers: Sequence[str | Mapping[str, object]]) -> list[dict[str, object]]:
+    """Name and arguments of each, short forms spelled out."""
+    return [dict(SCORERS.spell_out(one) if isinstance(one, str) else one) for one in scorers]
+
+
 @SCORERS.register("several")
 class Several(nn.Module):
     """The scores of several scorers side by side, for a gate that weighs them (gate.shape=learned).
 
     scorers: two or more, each a name, a short form such as onnx:FILE, or a dict of name and arguments. They look at the
         image or through the model; midpoint and slope of the gate are then lists, or are fitted to each score alone.
+    `sections` tells name and arguments of each, short forms spelled out.
     range holds the lowest and the highest of all; columns is the number of scores. ValueError for one scorer alone, and
     for those that look at landmarks or at the level.
     Cost: the sum of theirs.
@@ -29,9 +35,14 @@ class Several(nn.Module):
         super().__init__()
         if isinstance(scorers, str) or len(scorers) < 2:
             raise ValueError(f"scorer 'several' takes a list of two scorers or more, got {scorers!r}")
-        sections = [SCORERS.spell_out(one) if isinstance(one, str) else dict(one) for one in scorers]
-        self.names = [section.pop("name") for section in sections]
-        made = [SCORERS.create(name, **section) for name, section in zip(self.names, sections, strict=True)]
+        self.sections = sections_of(scorers)
+        self.names = [str(section["name"]) for section in self.sections]
+        if "several" in self.names:
+            raise ValueError("scorer 'several' stands in its own list: name the scorers side by side")
+        made = [
+            SCORERS.create(name, **{key: value for key, value in section.items() if key != "name"})
+            for name, section in zip(self.names, self.sections, strict=True)
+        ]
         if wrong := [name for name, one in zip(self.names, made, strict=True) if one.needs not in ("image", "model")]:
             raise ValueError(f"scorer 'several' looks at images, and '{wrong[0]}' at something else: take it alone")
         self.scorers = nn.ModuleList(made)

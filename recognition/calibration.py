@@ -77,8 +77,8 @@ def of_training(
     scores = np.empty_like(everyone)
     scores[positions] = everyone
     degradation = build_degradation(config)
-    level = np.zeros(count) if degradation is None else degradation.draw(config.run.seed, np.arange(count)).level
-    return Sample(scores[:count], level > 0)
+    side = np.zeros(count) if degradation is None else degradation.draw(config.run.seed, np.arange(count)).side
+    return Sample(scores[:count], side > 0)
 
 
 def of_sets(model: FaceModel, gallery: Records, probe: Records, world: World, count: int) -> Sample:
@@ -86,6 +86,12 @@ def of_sets(model: FaceModel, gallery: Records, probe: Records, world: World, co
     found = [_score_stored(model, records, world, count) for records in (probe, gallery)]
     poor = np.repeat([True, False], [len(scores) for scores in found])
     return Sample(np.concatenate(found), poor, ("probe", "gallery"))
+
+
+def brings_gate(config: EasyDict) -> bool:
+    """Whether config.adapter.weights names an adapter with a gate, which is not fitted anew."""
+    start = config.adapter.get("weights")
+    return bool(start and adapters.read_folder(start).gate)
 
 
 def fit_at_start(
@@ -103,9 +109,8 @@ def fit_at_start(
     """
     if not config.gate.fit or not model.needs_gate:
         return {}
-    start = config.adapter.get("weights")
-    if start and adapters.read_folder(start).gate:
-        gate = model.quality_gate
+    if brings_gate(config):
+        start, gate = config.adapter.weights, model.quality_gate
         config.gate.midpoint, config.gate.slope = plain(gate.midpoint), plain(gate.slope)
         say(f"gate    of {start}, not fitted anew: midpoint {config.gate.midpoint}, slope {config.gate.slope}")
         return {"rule": "none: the gate is that of the adapter which the run started from", "adapter": start}

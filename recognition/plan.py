@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from recognition import scoring
+from recognition import calibration, scoring
 from recognition.config import arguments
 from recognition.model import count_parameters
 from recognition.types import IMAGE_SIZE
@@ -43,7 +43,7 @@ def first(trainer: Trainer) -> list[str]:
     if not model.needs_gate:
         return []
     lines = []
-    if config.gate.fit and resumed is None:
+    if config.gate.fit and resumed is None and not calibration.brings_gate(config):
         lines.append(
             f"gate      fitted when a run begins, by rule '{config.gate.fit}' to {config.gate.sample or 'all'} images; "
             f"here midpoint {config.gate.midpoint} and slope {config.gate.slope}"

@@ -115,13 +115,28 @@ def _scorer(saved: adapters.Saved, given: Mapping[str, object] | None, backbone:
     section = dict(given or saved.card.get("scorer", {}))
     name = section.pop("name", "")
     SCORERS.check(name, section)
-    files = [key for key, default in SCORERS.defaults(name).items() if default is None and section.get(key)]
-    if files and given is None:
+    files = [] if given is not None else _files(name, section)
+    if files:
         raise ValueError(
-            f"{saved.path}: its scorer '{name}' reads {files[0]}={section[files[0]]!r}, and a path in a card is never "
-            "opened: give the scorer, name and arguments, yourself"
+            f"{saved.path}: its scorer '{name}' reads {files[0]}, and a path in a card is never opened: give the "
+            "scorer, name and arguments, yourself"
         )
     return give_view(SCORERS.create(name, **section), backbone)
+
+
+def _files(name: str, section: Mapping[str, object]) -> list[str]:
+    """Arguments that name files, as key=value: those whose default is None; of `several`, those of its scorers."""
+    inner = section.get("scorers", ())
+    if not isinstance(inner, list | tuple) or not all(isinstance(one, str | dict) for one in inner):
+        return [f"scorers={inner!r}"]
+    parts = [dict(SCORERS.spell_out(one) if isinstance(one, str) else one) for one in inner]
+    nested = [found for part in parts for found in _files(str(part.pop("name", "")), part)]
+    defaults = SCORERS.defaults(name)
+    return nested + [
+        f"{key}={value!r}"
+        for key, value in section.items()
+        if key != "scorers" and value is not None and defaults.get(key, "") is None
+    ]
 
 
 def _delivered(run: Path, config: EasyDict) -> dict[str, Tensor]:

@@ -47,7 +47,8 @@ def identify(name: str, arguments: Mapping[str, object], scorer: nn.Module) -> S
     """
     bound = inspect.signature(SCORERS.get(name)).bind(**arguments)
     bound.apply_defaults()
-    plain = {key: _by_content(value) for key, value in bound.arguments.items()}
+    given = bound.arguments | ({"scorers": scorer.sections} if hasattr(scorer, "sections") else {})
+    plain = {key: _by_content(value) for key, value in given.items()}
     tensors = scorer.state_dict()
     base = {key: value for key, value in tensors.items() if BASE in f".{key}"}
     own = {key: value for key, value in tensors.items() if key not in base}

@@ -98,6 +98,11 @@ def _calibrate(arguments: argparse.Namespace, config: EasyDict) -> None:
         model = assemble(config).model.to(world.device).eval()
         if not model.needs_gate:
             raise ValueError(f"adapter '{config.adapter.name}' has no gate: name one that has, such as dual_lora")
+        if calibration.brings_gate(config):
+            raise ValueError(
+                f"config.adapter.weights={config.adapter.weights} brings a gate of its own, which training does not "
+                "fit anew: calibrate without it, for an adapter that starts anew"
+            )
         if getattr(model.scorer, "columns", 1) > 1:
             raise ValueError(
                 f"scorer '{config.scorer.name}' gives several scores: look at each scorer alone; when training "

@@ -21,7 +21,7 @@ class Finished(NamedTuple):
     level: Tensor  # (B,) float32 in [0, 1): 1 - side / 112; 0 = not degraded
     twin: Tensor | None  # as image, flipped alike but not degraded; None unless asked for
     flipped: Tensor  # (B,) bool: mirrored left to right (landmarks have to follow)
-    degraded: np.ndarray  # (R,) int64: rows that were degraded
+    degraded: np.ndarray  # (R,) int64: rows that were degraded, some perhaps by blur, noise or JPEG alone
 
 
 def flips(seed: int, positions: ArrayLike) -> np.ndarray:
@@ -54,10 +54,10 @@ def finish(
     if len(positions) != len(images):
         raise ValueError(f"{len(images)} images with {len(positions)} positions: each image needs its own")
     clean = images.to(device, non_blocking=True)
-    seen, level = clean, np.zeros(len(images), np.float32)
+    seen, level, degraded = clean, np.zeros(len(images), np.float32), np.empty(0, np.int64)
     if degradation is not None:
         draw = degradation.draw(seed, positions)
-        seen, level = apply(clean, draw), draw.level
+        seen, level, degraded = apply(clean, draw), draw.level, np.flatnonzero(draw.side)
     flipped = torch.from_numpy(flips(seed, positions) if flip else np.zeros(len(images), bool))
     flipped = flipped.to(device, non_blocking=True)
 
@@ -69,5 +69,5 @@ def finish(
         level=torch.from_numpy(level).to(device, non_blocking=True),
         twin=ready(clean) if "twin" in fields else None,
         flipped=flipped,
-        degraded=np.flatnonzero(level),
+        degraded=degraded,
     )

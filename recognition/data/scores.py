@@ -21,12 +21,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from recognition.data.landmarks import landmark_path, shard_fingerprint
-from recognition.data.recordio import RecordReader
+from recognition.data.recordio import RecordError, RecordReader
 from recognition.files import UNFINISHED, replacing, sweep, write_atomically
 
 FORMAT = "1"
 ENDING = ".safetensors"
 PART = ".part-"
+SAMPLED = 64  # records whose bytes are looked at, where a shard has no checksums
 HEADER_ROOM = 2**16  # bytes of a file that are no scores
 
 
@@ -70,6 +71,18 @@ class StoredScores:
     problem: str  # why it cannot be used as it is, a sentence; "" = it can
 
 
+def _contents(reader: RecordReader) -> str:
+    """sha256 over the checksums of all records, where the shard has some; else over SAMPLED records themselves."""
+    digest = hashlib.sha256()
+    if reader.checksums is not None:
+        digest.update(reader.checksums)
+    elif len(reader):
+        for row in np.unique(np.linspace(0, len(reader) - 1, SAMPLED).astype(np.int64)):
+            with contextlib.suppress(RecordError):  # a bad record tells nothing of itself
+                digest.update(reader.read_row(int(row)))
+    return digest.hexdigest()
+
+
 class ShardScores:
     """The scores of one shard by one scorer, and the parts of them that interrupted runs left."""
 
@@ -79,7 +92,7 @@ class ShardScores:
         self.shard, self.identity = reader.path, identity
         self.stem = f"{reader.path.with_suffix('').name}.scores.{identity}"
         self.path = reader.path.with_name(f"{self.stem}{ENDING}")
-        self.fingerprint = shard_fingerprint(reader)
+        self.fingerprint = shard_fingerprint(reader) + _contents(reader)
         if identity.needs == "landmarks":
             self.fingerprint += _hash_file(landmark_path(self.shard))
         self._bound_to = "landmarks or records" if identity.needs == "landmarks" else "records"

@@ -72,6 +72,8 @@ def make(
             scorer = SCORERS.create(
                 section.name, **{k: v for k, v in arguments(section, "scorer").items() if k != "base"}
             )
+            if getattr(scorer, "columns", 1) > 1:
+                raise ValueError("it gives several scores for each image, and a curve follows one: name each alone")
             if scorer.needs == "model":
                 if section.base not in bases:
                     bases[section.base] = plain_base(section.base or base).to(device)

@@ -260,6 +260,11 @@ def test_folders_make_one_model_of_several_adapters(run: Path, tmp_path: Path) -
     )
     with pytest.raises(ValueError, match="'brisque' reads weights='/dev/x', and a path in a card is never opened"):
         runs.load_adapters({"gated": run}, base)
+    for inner in ("onnx:/dev/x", {"name": "onnx", "file": "/dev/x"}, {"name": "several", "scorers": ["onnx:/dev/x"]}):
+        several = {"name": "several", "scorers": ["sharpness", inner]}
+        (run / "model" / "adapter.json").write_text(json.dumps({**card, "scorer": several}))
+        with pytest.raises(ValueError, match="'several' reads file='/dev/x', and a path in a card is never opened"):
+            runs.load_adapters({"gated": run}, base)
     built, bank = runs.load_adapters({"gated": run}, base, {"name": "constant"})
     assert type(built.scorer).__name__ == "Constant"
     (run / "model" / "adapter.json").write_text(json.dumps({**card, "gate": {"midpoint": "x"}}))

@@ -134,6 +134,16 @@ def test_an_exportable_scorer_exports(scorer: nn.Module) -> None:
         np.testing.assert_allclose(score, scorer(images[:batch]).numpy(), atol=1e-4 * width)
 
 
+@pytest.mark.gpu
+def test_the_same_on_cuda(scorer: nn.Module) -> None:
+    images, width = as_input(pictures(5)), max(scorer.range[1] - scorer.range[0], 1.0)
+    wanted = scorer(images)
+    found = scorer.to("cuda")(images.cuda())
+    scorer.cpu()
+    assert found.is_cuda
+    torch.testing.assert_close(found.cpu(), wanted, rtol=0, atol=1e-2 * width)  # TF32
+
+
 def test_names_come_without_torch() -> None:
     code = "import sys, iqa; print(iqa.SCORERS.names()); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])

@@ -43,6 +43,7 @@ def test_those_of_the_model_are_bound() -> None:
         (["sharpness"], "two scorers or more"),
         ("sharpness", "two scorers or more"),
         (["sharpness", "oracle"], "'oracle' at something else"),
+        (["sharpness", "several"], "in its own list"),
         (["sharpness", "sharpnes"], "did you mean 'sharpness'"),
     ],
 )
@@ -52,12 +53,14 @@ def test_what_cannot_stand_side_by_side(scorers: object, message: str) -> None:
 
 
 def test_one_gate_of_several_scores() -> None:
-    chosen = {"midpoint": 1.0, "slope": 0.5, "shape": "learned"}
+    chosen = {"midpoint": 1.0, "slope": 0.5, "shape": "learned", "fit": "roles"}
     gate = make_gate(chosen, scores=3)
     assert gate.midpoint.tolist() == [1.0] * 3 and gate(torch.ones(2, 3)).tolist() == [0.5, 0.5]
     assert make_gate({**chosen, "midpoint": [1.0, 2.0, 3.0]}, scores=3).midpoint.tolist() == [1.0, 2.0, 3.0]
     with pytest.raises(ValueError, match="midpoint holds 2 numbers for 3 scores"):
         make_gate({**chosen, "midpoint": [1.0, 2.0]}, scores=3)
+    with pytest.raises(ValueError, match=r"midpoint is 1\.0 for 3 scores of different units: give a list of 3, or"):
+        make_gate({**chosen, "fit": ""}, scores=3)
     with pytest.raises(ValueError, match=r"gate 'linear' takes one: set gate\.shape=learned"):
         make_gate({**chosen, "shape": "linear"}, scores=3)
 
@@ -85,6 +88,6 @@ def test_lists_of_midpoints_are_settings(tmp_path: Path) -> None:
 
 
 def test_scores_of_several_are_drawn_each() -> None:
-    gate = make_gate({"midpoint": 1.0, "slope": 0.5, "shape": "learned"}, scores=2)
+    gate = make_gate({"midpoint": [1.0, 1.0], "slope": [0.5, 0.5], "shape": "learned"}, scores=2)
     assert len(score_figure(torch.rand(20, 2), gate).axes) == 4
     assert len(score_figure(torch.rand(20)).axes) == 1

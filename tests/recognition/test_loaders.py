@@ -259,6 +259,12 @@ def test_what_is_known_of_each_image_comes_with_it(records, kind, workers):
     assert 0 < mirrored_ones < 18
 
 
+def test_blur_alone_makes_a_stored_score_stale(records):
+    order, known = SampleOrder(IMAGES, SEED, 6), {"score": np.zeros(IMAGES, np.float32)}
+    (batch,) = take(make(TorchLoader, records, order, 0, Degradation(1.0, (112, 112), blur=2.0), per_image=known), 1)
+    assert batch.unscored.tolist() == [0, 1, 2, 3, 4, 5]
+
+
 def test_what_is_not_known_of_each_image(records):
     order = SampleOrder(IMAGES, 0, 4)
     with pytest.raises(ValueError, match="no 'scores' for each image; did you mean 'score'"):

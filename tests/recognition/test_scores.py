@@ -91,6 +91,19 @@ def test_other_records_make_them_stale(shard: Path) -> None:
     assert not found.known.any() and found.problem.endswith(f"was made for other records than lie at {shard} now")
 
 
+@pytest.mark.parametrize("with_checksums", [True, False])
+def test_other_pictures_in_the_same_places_make_them_stale(tmp_path: Path, with_checksums: bool) -> None:
+    def written(fill: bytes) -> Path:
+        with RecordWriter(tmp_path / "x", checksum=with_checksums) as writer:
+            for key in range(5):
+                writer.write(key, pack(Header(0, 0.0, key, 0), (fill if key == 3 else b"same") * 20))
+        return tmp_path / "x.rec"
+
+    ShardScores(written(b"this"), SHARP).write(np.arange(5), np.arange(5, dtype=np.float32))
+    assert not ShardScores(written(b"this"), SHARP).read(np.arange(5)).problem
+    assert "other records" in ShardScores(written(b"that"), SHARP).read(np.arange(5)).problem
+
+
 def test_other_landmarks_make_scores_of_landmarks_stale(shard: Path) -> None:
     places = replace(SHARP, scorer="landmark_forest", needs="landmarks")
     for points in (np.zeros((2, 5, 2)), np.ones((2, 5, 2))):

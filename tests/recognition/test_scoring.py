@@ -30,7 +30,7 @@ from recognition.model import assemble
 from recognition.scoring import Scored, complete, identify, source
 from recognition.trainer import Trainer
 from tests.disk import fill, small_disk
-from tests.iqa.scorers import forest_file
+from tests.iqa.scorers import forest_file, onnx_file
 from tests.launch import run_groups, run_processes
 from tests.small import write_records
 from tests.tiny import nameable
@@ -265,6 +265,17 @@ def test_several_scores_of_each_picture(folder: Path, world: World) -> None:
     np.testing.assert_array_equal(done.scores[:, 0], score(folder, world).scores)
     again = complete(Records(folder), both, identity, world)
     assert again.computed == 0 and np.array_equal(again.scores, done.scores)
+
+
+def test_files_within_several_count_by_what_they_hold(tmp_path: Path) -> None:
+    file = onnx_file(tmp_path)
+    for written in (f"onnx:{file}", {"name": "onnx", "file": str(file)}):
+        scorers = {"scorers": ["sharpness", written]}
+        onnx_file(tmp_path)
+        before = identify("several", scorers, SCORERS.create("several", **scorers))
+        assert str(tmp_path) not in before.arguments
+        onnx_file(tmp_path, weights=(0.5, 0.25, 0.25))
+        assert identify("several", scorers, SCORERS.create("several", **scorers)) != before
 
 
 def test_what_a_score_depends_on(tmp_path: Path) -> None:

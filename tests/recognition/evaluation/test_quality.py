@@ -98,6 +98,7 @@ def test_what_cannot_be_made_says_why() -> None:
     assert "needs a file" in missing["brisque"] and "\n" not in missing["brisque"]
     assert "holds no config.json" in missing["feature_norm on absent"]
     assert "looks through no network" in missing["spectral_slope on absent"]
+    assert "several scores for each image" in made("several")[1]["several"]
 
 
 @pytest.fixture(scope="module")
