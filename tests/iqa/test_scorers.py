@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnxruntime
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from iqa import SCORERS
+from recognition.types import Needs
 from tests.iqa.scorers import LADDER, as_input, make, pictures, reduced
 
 FORMS = [*SCORERS.names(), "sharpness:variance", "sharpness:tenengrad"]
@@ -34,7 +36,11 @@ def test_score_is_one_float32_per_image(scorer: nn.Module) -> None:
     assert score.shape == (3, *columns) and score.dtype == torch.float32 and torch.isfinite(score).all()
 
 
-def test_declarations(scorer: nn.Module) -> None:
+@pytest.mark.parametrize("name", FORMS)
+def test_declarations(name: str, tmp_path: Path) -> None:
+    """Of all, those that look at landmarks or levels among them."""
+    scorer = make(name, tmp_path)
+    assert scorer.needs in get_args(Needs)
     worst, best = scorer.range
     assert worst <= best
     assert isinstance(scorer.exportable, bool) and type(scorer).version >= 1
