@@ -6,7 +6,7 @@ IMAGE_RANGE; a scorer takes float32 (B, 3, H, W) in SCORER_RANGE.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -74,13 +74,20 @@ class MarginContext:
     class_start: int  # global id of the first class this process holds; columns follow it where none are sampled out
     num_classes: int  # over all processes
     label: Tensor  # (N,) int64: the class of every image, 0 .. num_classes - 1, whichever process holds it
+    gate: Tensor | None = None  # (N,) float32 in [0, 1], 1 = high quality; for margins with needs_gate
+    measured: Tensor | None = None  # (N,) or (N, k) float32: what the margin's own measure() found
 
 
 @runtime_checkable
 class Margin(Protocol):
     """An nn.Module on cosines. Its parameters and buffers reach the optimizer and the checkpoint.
 
+    Statistics (running means) are of the global batch, the same on every process, and move in training mode only.
     It may also define
+      needs_gate = True: config.scorer looks at the images, and config.gate makes a gate of the score, whatever adapter
+          there is; measure() and needs_gate exclude one another
+      fields: names of optional fields of Batch that it wants filled; measure(batch) -> (B,) or (B, k) float32, what it
+          looks at of this process's images, without gradient; comes back gathered, as context.measured
       reduce(logits, label, context) -> (N,) loss per image, in place of the distributed softmax;
           whatever a process computes of it goes through recognition.distributed.all_reduce_sum
       weigh(losses, context) -> (N,) in the place of the losses per image, whose mean is taken next; they are the same
@@ -100,16 +107,30 @@ class ObjectiveContext:
     """What an objective may look at besides the embeddings. Rows are those of the global batch unless said else."""
 
     batch: Batch  # of this process only
-    score: Tensor | None
+    gather: Callable[[Tensor], Tensor]  # rows of this process (B, ...) -> of the global batch (N, ...), with gradient
+    views: dict[str, Tensor]  # (N, D) by name: embeddings of what the objectives' views() made, with gradient
+    score: Tensor | None  # (N,) or (N, k) float32 raw quality of the images; None where the model has no gate
+    log_total: Tensor | None  # (N,) log of the classifier's sum of exp(logit), with gradient; None without its softmax
     generator: torch.Generator  # CPU, seeded by (seed, step): the same draw on every process
-    model: nn.Module  # for a second forward, of a twin for example
 
 
 class Objective(Protocol):
-    """An nn.Module: a loss on embeddings, added to the classifier's with a weight."""
+    """An nn.Module: a loss on embeddings, added to the classifier's with a weight, or alone (classifier.weight=0).
+
+    Every process computes it in full, of the global batch, and to the same value: whatever it takes from context.batch
+    goes through context.gather first. Its parameters and buffers reach the optimizer and the checkpoint; statistics
+    move in training mode only. A batch in which it finds nothing to compare gives 0 that depends on the embeddings.
+    It may also define
+      fields: names of optional fields of Batch that it wants filled: twin, level, landmarks
+      views(batch) -> further images by name, (B, 3, H, W) each, that go through the network in the same forward pass as
+          the batch's; one name, one thing: "twin" is batch.twin wherever it is used
+      needs_log_total = True: context.log_total is used, so without a classifier's softmax a run does not begin
+      bind(base): given once, before an adapter is attached: the frozen starting network, (B, 3, H, W) of any size in
+          [-1, 1] -> (B, D), in eval mode and not part of the checkpoint; it is the objective's own
+    """
 
     def __call__(self, embedding: Tensor, label: Tensor, context: ObjectiveContext) -> Tensor:
-        """embedding: (N, D) gathered with gradient, not normalised. label: (N,). Returns a scalar."""
+        """embedding: (N, D) float32 gathered with gradient, not normalised. label: (N,) int64. Returns a scalar."""
 
 
 @dataclass(slots=True)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from recognition.distributed import all_reduce_sum
+
 # d cos(a theta + b) / d cos(theta) divides by sin(theta), which vanishes at cosine +-1. Below this angle in radians the
 # slope fades to 0, so that the gradient stays finite; a float32 cosine resolves 3.5e-4 rad there.
 SMALLEST_SINE = 1e-3
@@ -28,7 +30,7 @@ def with_target(cosine: Tensor, label: Tensor, scale: float, edit: Edit) -> Tens
     rows = (label >= 0).nonzero().squeeze(1)
     columns = label[rows]
     value, slope = edit(cosine.detach()[rows, columns].clamp(-1.0, 1.0), rows)
-    return _WithTarget.apply(cosine, value, slope, rows, columns, scale)
+    return _WithTarget.apply(cosine, value, slope.detach(), rows, columns, scale)
 
 
 class _WithTarget(torch.autograd.Function):
@@ -51,14 +53,52 @@ class _WithTarget(torch.autograd.Function):
         return scaled, of_target, None, None, None, None
 
 
-def angular(target: Tensor, m1: float, m2: float, m3: float) -> tuple[Tensor, Tensor]:
+def angular(target: Tensor, m1: float, m2: float | Tensor, m3: float) -> tuple[Tensor, Tensor]:
     """cos(m1 * theta + m2) - m3 and its derivative by cos(theta); target: (P,) cosines in [-1, 1].
 
+    m2: one for all, or (P,), through which the value's gradient flows.
     Nothing is folded: where m1 * theta + m2 > pi the value rises again and the slope is negative.
     """
     angle = target.acos() * m1 + m2
-    sine = ((1 - target) * (1 + target)).sqrt()
-    return angle.cos() - m3, angle.sin() * m1 / sine.clamp_min(SMALLEST_SINE)
+    return angle.cos() - m3, angle.sin() * m1 / _sine(target)
+
+
+def straightened(target: Tensor, margin: float | Tensor) -> tuple[Tensor, Tensor]:
+    """cos(theta + margin) up to theta = pi - margin, beyond it cos(theta) - margin * sin(margin); and the slope.
+
+    It falls all the way from 0 to pi. margin: radians, one for all or (P,), through which the value's gradient flows.
+    """
+    margin = torch.as_tensor(margin, dtype=target.dtype, device=target.device)
+    value, slope = angular(target, 1.0, margin, 0.0)
+    beyond = target <= -margin.cos()
+    return torch.where(beyond, target - margin * margin.sin(), value), slope.where(~beyond, 1.0)
+
+
+def clipped(target: Tensor, angle: Tensor, additive: float | Tensor, edge: float) -> tuple[Tensor, Tensor]:
+    """cos(clip(theta + angle)) - additive and its derivative by cos(theta), 0 where something was clipped.
+
+    Clipped to 1 - edge in magnitude is the cosine that theta is taken of, and to edge .. pi - edge the turned angle.
+    angle: (P,) radians. additive: in units of the cosine.
+    """
+    kept = target.clamp(edge - 1, 1 - edge)
+    turned = kept.acos() + angle
+    value = turned.clamp(edge, math.pi - edge)
+    return value.cos() - additive, (turned.sin() / _sine(kept)).where((kept == target) & (value == turned), 0.0)
+
+
+def targets_of_all(cosine: Tensor, label: Tensor) -> Tensor:
+    """Target cosines of all images, (N,) without gradient, the same on every process, whichever holds the target.
+
+    cosine, label: as with_target's. To be called by all processes.
+    """
+    rows = (label >= 0).nonzero().squeeze(1)
+    found = cosine.new_zeros(len(label), dtype=torch.promote_types(cosine.dtype, torch.float32))
+    found[rows] = cosine.detach()[rows, label[rows]].to(found.dtype).clamp(-1.0, 1.0)
+    return all_reduce_sum(found)
+
+
+def _sine(cosine: Tensor) -> Tensor:
+    return ((1 - cosine) * (1 + cosine)).sqrt().clamp_min(SMALLEST_SINE)
 
 
 def check_scale(scale: float) -> None:
@@ -71,3 +111,9 @@ def check_margin(name: str, value: float, low: float, high: float) -> None:
     """ValueError unless low <= value <= high."""
     if not low <= value <= high:
         raise ValueError(f"margin.{name} is {value}; it must lie in {low:g} .. {high:g}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """ValueError unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"margin.{name} is '{value}'; it must be {' or '.join(map(repr, choices))}")

@@ -61,7 +61,7 @@ class Forgetting(nn.Module):
             raise ValueError(f"margin.of and margin.arguments: {error}") from None
         if hasattr(self.margin, "weigh"):
             raise ValueError(f"margin.of is '{of}', which weighs the losses itself: name a margin that does not")
-        for optional in ("reduce", "extra"):
+        for optional in ("reduce", "extra", "needs_gate", "fields", "measure"):
             if hasattr(self.margin, optional):
                 setattr(self, optional, getattr(self.margin, optional))
         self.weight, self.bound = weight, bound

@@ -30,7 +30,8 @@ def context(rows: int, classes: int) -> MarginContext:
     drawn = torch.Generator().manual_seed(5)
     norm, score = 15 + 10 * torch.rand(rows, 1, generator=drawn), torch.rand(rows, generator=drawn)
     label = torch.randint(0, classes, (rows,), generator=drawn)
-    return MarginContext(norm, score, torch.Generator().manual_seed(3), 0, classes, label)
+    gate, measured = torch.rand(rows, generator=drawn), 1 + 14 * torch.rand(rows, generator=drawn)
+    return MarginContext(norm, score, torch.Generator().manual_seed(3), 0, classes, label, gate, measured)
 
 
 def logits_and_gradient(margin: Margin, cosine: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
