@@ -35,9 +35,16 @@ config.objectives = []  # losses on embeddings beside it: dicts of name, weight 
 
 config.classifier = edict()
 config.classifier.sample_rate = 1.0  # share of the class centres that a step compares with, in (0, 1]
+config.classifier.sampling = "uniform"  # which they are beside the batch's own: uniform, or hard_negatives
+config.classifier.hard_share = 0.5  # hard_negatives: share of the others that are those nearest to the batch, in [0, 1]
+config.classifier.state = "all"  # momentum is kept of all centres, or of those of the last step: sampled (sgd only)
+config.classifier.precision = "fp32"  # products with the centres: fp32, or bf16 with float32 sums
 config.classifier.filter_threshold = 0.0  # negatives with a cosine above it are ignored, in (0, 1); 0 = off
+config.classifier.filter_mode = "remove"  # from the softmax, or zero: they count as cosine 0, as in arcface_torch
 config.classifier.init = "random"  # class centres: random, class_means of the starting model, or a run's: its path
 config.classifier.lr_scale = 1.0  # times optim.lr, for the class centres
+config.classifier.weight = 1.0  # of the classification loss beside the objectives; 0 = objectives alone
+config.classifier.twins = False  # classify each picture as it was before degradation, too; doubles a step's cost
 
 config.data = edict()
 config.data.records = []  # .rec files or their folders; one or many shards
@@ -46,18 +53,29 @@ config.data.most_classes = 0  # labels from here on are bad records; 0 = the num
 config.data.hold_out = 0  # keep classes divisible by this out of training, to choose settings on; 0 = none
 config.data.loader = "auto"  # auto = dali on CUDA where it is installed, else torch; dali or torch by name
 config.data.batch_size = 128  # images per process and micro-step
+config.data.sampling = "shuffled"  # each image once an epoch; balanced = batches of identities, per_class images each
+config.data.per_class = 4  # balanced: images of an identity in a global batch, that of all processes together
 config.data.workers = 1  # decoding processes (torch) or threads (dali), for each training process
 config.data.flip = True  # mirror half of the images
+config.data.augment = []  # before degradation: adaface, arcface_torch, or dicts of name (crop, hsv, ...) and arguments
 config.data.scores = "auto"  # for gates: sidecar = each stored picture once, kept beside the records; online; auto
 config.data.on_bad_record = "error"  # error = stop, naming it; skip = list it, and take another one in its place
 config.data.bad_record_limit = 0.001  # skip: share of the set's images that may be bad before the run stops
 
 config.degradation = edict()
 config.degradation.share = 0.0  # share of images made low-resolution, in [0, 1]
+config.degradation.choose = "independent"  # half_batch = exactly that share of each global batch; or legacy_epoch_head
 config.degradation.sides = [7, 56]  # smallest and largest side they are reduced to, pixels
+config.degradation.spread = "log"  # of sides: log = 7 to 14 px as often as 14 to 28; uniform = each side alike
 config.degradation.blur = 0.0  # largest standard deviation of the blur, pixels of the small image
 config.degradation.noise = 0.0  # largest standard deviation of the noise, grey levels
 config.degradation.jpeg = []  # lowest and highest JPEG quality of the small image, 1 to 100; [] = none
+config.degradation.chain = "plain"  # plain = area, blur, noise, JPEG, bicubic; realistic = many kinds in random order
+config.degradation.kernels = ["isotropic", "anisotropic", "generalised", "motion", "sinc"]  # realistic: of its blurs
+config.degradation.noises = ["gaussian", "grey", "shot", "sensor"]  # realistic: of its noises
+config.degradation.down = ["area", "bilinear", "bicubic", "nearest"]  # realistic: ways to reduce
+config.degradation.up = ["bicubic", "bilinear"]  # realistic: ways back to 112 pixels; a name twice is twice as likely
+config.degradation.first_stage = 4.0  # realistic: half go through a side up to this many times larger, 1 to 16
 
 config.optim = edict()
 config.optim.name = "sgd"  # sgd or adamw
@@ -66,6 +84,7 @@ config.optim.momentum = 0.9  # sgd only
 config.optim.betas = [0.9, 0.999]  # adamw only
 config.optim.weight_decay = 5e-4  # on weights and class centres; never on norms and biases
 config.optim.clip = 5.0  # largest gradient norm of the network, 0 = none; class centres are not clipped
+config.optim.average = 0.0  # decay of a running mean of the trained weights, such as 0.999: it is delivered; 0 = none
 config.optim.accumulate = 1  # micro-steps per update; equals the big batch but for batch statistics and sampling
 
 config.schedule = edict()
@@ -73,6 +92,7 @@ config.schedule.name = "polynomial"  # polynomial or cosine, from the peak to ze
 config.schedule.power = 2.0  # polynomial only: 1 = linear
 config.schedule.epochs = 20.0  # passes over the records
 config.schedule.warmup_epochs = 0.0  # lr rises linearly over these, from the first update on
+config.schedule.unfreeze = []  # layers that rest at first: dicts of layers (globs over their names) and from_epoch
 
 config.train = edict()
 config.train.device = "auto"  # auto = CUDA where there is one; cuda or cpu by name

@@ -25,7 +25,7 @@ from recognition.data.order import SampleOrder
 from recognition.data.records import Records
 from recognition.distributed import World, gather, gather_json
 from recognition.inputs import build_degradation, build_loader, open_bad_records, some_images
-from recognition.model import FaceModel
+from recognition.quality import Quality
 from recognition.types import IMAGE_SIZE
 
 BATCH = 128  # images of the two record sets
@@ -51,7 +51,7 @@ class Sample:
 
 
 def of_training(
-    config: EasyDict, model: FaceModel, records: Records, order: SampleOrder, world: World, count: int
+    config: EasyDict, model: Quality, records: Records, order: SampleOrder, world: World, count: int
 ) -> Sample:
     """Scores of the first `count` images of training, degraded and mirrored as it will see them; by all processes.
 
@@ -60,7 +60,7 @@ def of_training(
     """
     if count < 0:
         raise ValueError(f"config.gate.sample is {count}; it must be 0 (an epoch of images) or more")
-    count = min(count or records.num_images, records.num_images)
+    count = min(count or order.epoch_size, order.epoch_size)
     steps, size = -(-count // order.global_batch), order.global_batch
     loader = build_loader(config, records, order, world, open_bad_records(config, records, None))
     parts = []
@@ -76,12 +76,12 @@ def of_training(
     positions = np.concatenate([p[rank :: world.world_size] for rank in range(world.world_size) for p in begins])
     scores = np.empty_like(everyone)
     scores[positions] = everyone
-    degradation = build_degradation(config)
+    degradation = build_degradation(config, order)
     side = np.zeros(count) if degradation is None else degradation.draw(config.run.seed, np.arange(count)).side
     return Sample(scores[:count], side > 0)
 
 
-def of_sets(model: FaceModel, gallery: Records, probe: Records, world: World, count: int) -> Sample:
+def of_sets(model: Quality, gallery: Records, probe: Records, world: World, count: int) -> Sample:
     """Scores of at most `count` images of each of two record sets (0 = all), as they are stored."""
     found = [_score_stored(model, records, world, count) for records in (probe, gallery)]
     poor = np.repeat([True, False], [len(scores) for scores in found])
@@ -96,7 +96,7 @@ def brings_gate(config: EasyDict) -> bool:
 
 def fit_at_start(
     config: EasyDict,
-    model: FaceModel,
+    model: Quality,
     records: Records,
     order: SampleOrder,
     world: World,
@@ -144,16 +144,16 @@ def fitted_by(run: Path) -> dict[str, object]:
     return json.loads(path.read_text()).get("gate", {}) if path.is_file() else {}
 
 
-def numbers(found: Fit, model: FaceModel) -> tuple[float, float]:
+def numbers(found: Fit, model: Quality) -> tuple[float, float]:
     """Midpoint and slope for the form of the model's gate."""
     form = model.quality_gate.form
     return found.midpoint, found.slope(form.steepness, form.takes_slope)
 
 
 @torch.no_grad()
-def gates_of(model: FaceModel, sample: Sample) -> np.ndarray:
+def gates_of(model: Quality, sample: Sample) -> np.ndarray:
     """The model's gate for each score, (N,) float32; the mean over layers of a gate for each layer."""
-    device = next(model.parameters()).device
+    device = model.quality_gate.midpoint.device
     gate = model.quality_gate(torch.from_numpy(sample.scores).to(device)).cpu().numpy()
     return gate if gate.ndim == 1 else gate.mean(axis=1)
 
@@ -197,7 +197,7 @@ def draw(sample: Sample, gates: np.ndarray) -> Figure:
     return figure
 
 
-def _score_stored(model: FaceModel, records: Records, world: World, count: int) -> np.ndarray:
+def _score_stored(model: Quality, records: Records, world: World, count: int) -> np.ndarray:
     images = some_images(records, count or len(records))
     points = images.landmarks() if model.scorer is not None and model.scorer.needs == "landmarks" else None
     parts = []

@@ -89,10 +89,11 @@ def from_json(path: str | Path) -> EasyDict:
             raise ConfigError(f"{path} is no run's settings: its section {key} is missing or no section")
         if isinstance(section, dict) and not isinstance(found[key].get("name", ""), str):
             raise ConfigError(f"{path} is no run's settings: {key}.name is {found[key]['name']!r}")
-    found["adapter"].setdefault("weights", base.adapter.weights)  # runs from before it started from none
-    for key, value in base.gate.items():  # and fitted no gate
-        found["gate"].setdefault(key, value)
-    found["evaluation"].setdefault("edc", copy.deepcopy(base.evaluation.edc))  # and compared no scorers
+    found["adapter"].setdefault("weights", base.adapter.weights)
+    for name, section in base.items():  # settings that are younger than the run; plugins' arguments are not ours
+        if isinstance(section, dict) and name not in PLUGINS:
+            for key, value in section.items():
+                found[name].setdefault(key, copy.deepcopy(value))
     return EasyDict(found)
 
 

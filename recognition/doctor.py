@@ -121,6 +121,8 @@ def checkpoint_bytes(learner: Learner) -> tuple[int, int]:
     shared = [*adapters.state(model.backbone).values()]
     if model.quality_gate is not None:
         shared += model.quality_gate.state_dict().values()
+    if model.average is not None:
+        shared += model.average.tensors.values()
     shared += [value for name, value in classifier.state_dict().items() if name != "weight"]
     kept = _kept_by(learner.optimizer)
     of_rows = kept.pop(classifier.weight)
@@ -135,7 +137,7 @@ def checkpoints_to_come(trainer: Trainer) -> int:
         there = len(checkpoint.complete(trainer.run / "checkpoints")) if trainer.resumed_from is not None else 0
         return max(2, settings.keep + 2 - there)
     left = trainer.schedule.total - (trainer.stored.update if trainer.stored else 0)
-    by_epochs = left * trainer.images_per_update / trainer.records.num_images / (settings.save_every or float("inf"))
+    by_epochs = left * trainer.images_per_update / trainer.order.epoch_size / (settings.save_every or float("inf"))
     by_updates = left / settings.save_every_updates if settings.save_every_updates else 0
     return int(by_epochs) + int(by_updates) + 2
 

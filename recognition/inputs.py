@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping
+from functools import partial
 
 import cv2
 import numpy as np
@@ -15,19 +16,23 @@ from torch import Tensor
 
 from adapters import ADAPTERS
 from iqa import SCORERS
+from recognition import losses
 from recognition.config import arguments
+from recognition.data.augmentations.sequence import Augmentations
 from recognition.data.bad_records import BadRecords
+from recognition.data.balanced import BalancedOrder
 from recognition.data.dali_loader import DaliLoader
+from recognition.data.decode import FIELDS
 from recognition.data.degrade import Degradation
 from recognition.data.fetch import problem_of
 from recognition.data.landmarks import read_landmarks
 from recognition.data.order import SampleOrder
 from recognition.data.pairs import RecordImages
+from recognition.data.realistic import RealisticDegradation
 from recognition.data.records import Records
 from recognition.data.torch_loader import TorchLoader
 from recognition.distributed import World, all_reduce_sum
 from recognition.evaluation.embed import Embedder, embed
-from recognition.objectives import OBJECTIVES
 
 
 def open_records(config: EasyDict) -> Records:
@@ -52,13 +57,45 @@ def open_bad_records(config: EasyDict, records: Records, path: str | os.PathLike
     return BadRecords(path, records.num_images + len(records.left_out), config.data.bad_record_limit)
 
 
-def build_degradation(config: EasyDict) -> Degradation | None:
-    """The recipe's low-resolution pictures; None where their share is 0."""
+def build_order(config: EasyDict, records: Records, global_batch: int, world: World) -> SampleOrder:
+    """The order that config.data.sampling names. global_batch: images of a micro-step over all processes."""
+    rest = (config.run.seed, global_batch, world.global_rank, world.world_size)
+    if config.data.sampling == "balanced":
+        return BalancedOrder(records.labels, config.data.per_class, *rest)
+    if config.data.sampling != "shuffled":
+        raise ValueError(f"config.data.sampling is '{config.data.sampling}'; it must be shuffled or balanced")
+    return SampleOrder(records.num_images, *rest)
+
+
+def build_degradation(config: EasyDict, order: SampleOrder | None = None) -> Degradation | None:
+    """The recipe's low-resolution pictures; None where their share is 0.
+
+    order: that of the positions they will be drawn for; may be left out where config.degradation.choose=independent.
+    """
     settings = config.degradation
-    if not settings.share:
-        return None
-    jpeg = tuple(settings.jpeg) or None
-    return Degradation(settings.share, tuple(settings.sides), settings.blur, settings.noise, jpeg)
+    if settings.chain not in ("plain", "realistic"):
+        raise ValueError(f"config.degradation.chain is '{settings.chain}'; it must be plain or realistic")
+    make = Degradation
+    if settings.chain == "realistic":
+        if not (settings.blur or settings.noise or settings.jpeg):
+            raise ValueError(
+                "config.degradation.chain is realistic, but blur, noise and jpeg are all off: pictures would only be "
+                "resampled; set them, such as degradation.blur=1.5 degradation.noise=12 degradation.jpeg=[30,95]"
+            )
+        lists = {name: tuple(settings[name]) for name in ("kernels", "noises", "down", "up")}
+        make = partial(RealisticDegradation, **lists, first_stage=settings.first_stage)
+    found = make(
+        settings.share,
+        tuple(settings.sides),
+        settings.blur,
+        settings.noise,
+        tuple(settings.jpeg) or None,
+        settings.spread,
+        settings.choose,
+        global_batch=0 if order is None else order.global_batch,
+        epoch_size=0 if order is None else order.epoch_size,
+    )
+    return found if settings.share else None
 
 
 def build_loader(
@@ -71,8 +108,8 @@ def build_loader(
 ) -> TorchLoader | DaliLoader:
     """The loader that config.data.loader names; "auto" takes DALI on CUDA where it is installed.
 
-    bad_records: of open_bad_records. per_image: as TorchLoader's; landmarks come by themselves where the scorer looks
-    at them, FileNotFoundError where a shard has none.
+    bad_records: of open_bad_records. per_image: as TorchLoader's; landmarks come by themselves where the scorer or an
+    objective looks at them, FileNotFoundError where a shard has none.
     """
     chosen = config.data.loader
     if chosen == "auto":
@@ -80,30 +117,32 @@ def build_loader(
     kinds = {"torch": TorchLoader, "dali": DaliLoader}
     if chosen not in kinds:
         raise ValueError(f"config.data.loader is '{config.data.loader}'; it must be auto, torch or dali")
-    wanted = {field for o in config.objectives for field in getattr(OBJECTIVES.get(o.name), "fields", ())}
+    wanted = losses.batch_fields(config)
     known = dict(per_image or {})
-    if (needs := scorer_needs(config)) == "level":
+    if needs := scorer_needs(config):
         wanted.add(needs)
-    elif needs == "landmarks":
-        known[needs] = read_landmarks(records)
+    if "landmarks" in wanted:
+        known["landmarks"] = read_landmarks(records)
     return kinds[chosen](
         records,
         order,
-        build_degradation(config),
+        build_degradation(config, order),
         workers=config.data.workers,
         flip=config.data.flip,
         seed=config.run.seed,
         device=world.device,
-        fields=tuple(sorted(wanted)),
+        fields=tuple(sorted(wanted & {*FIELDS})),
         bad_records=bad_records,
         per_image=known,
+        augmentations=Augmentations(config.data.augment),
     )
 
 
 def scorer_needs(config: EasyDict) -> str:
-    """What the recipe's scorer looks at, "" where the adapter has no gate."""
+    """What the recipe's scorer looks at, "" where neither adapter nor margin reads a gate."""
     adapter = ADAPTERS.create(config.adapter.name, **arguments(config.adapter, "adapter"))
-    return SCORERS.get(config.scorer.name).needs if adapter.needs_gate else ""
+    gated = adapter.needs_gate or getattr(losses.make_margin(config), "needs_gate", False)
+    return SCORERS.get(config.scorer.name).needs if gated else ""
 
 
 def _has_dali() -> bool:

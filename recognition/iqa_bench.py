@@ -159,7 +159,7 @@ def _steps(learner: Learner, scorer: nn.Module, batch_of: Callable[[], Batch]) -
         batch = batch_of()
         loss = learner.backward(batch, 0, last=True)
         finite = learner.guard.finite(loss, learner.gradient_norm())  # waits for the device, as training does
-        learner.step() if finite else learner.skip()
+        learner.step(0) if finite else learner.skip()
         yield len(batch)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from contextlib import AbstractContextManager
 
 import torch
 import torch.distributed as dist
@@ -12,18 +13,14 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from recognition import random_state
-from recognition.config import arguments
+from recognition.average import WeightAverage
 from recognition.data.records import Records
-from recognition.distributed import World, gather
-from recognition.margins import MARGINS
+from recognition.distributed import World
+from recognition.losses import AUTOCAST, Losses
 from recognition.model import assemble
 from recognition.non_finite import NonFiniteGuard
-from recognition.objectives import OBJECTIVES
 from recognition.optim import build_optimizer
-from recognition.partial_fc import LabelError, PartialFC
-from recognition.types import IMAGE_SIZE, Batch, ObjectiveContext
-
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from recognition.types import IMAGE_SIZE, Batch
 
 REPORTED = 16  # images
 SETTLED_FROM = 3  # processes; see _settle_buckets
@@ -32,7 +29,8 @@ SETTLED_FROM = 3  # processes; see _settle_buckets
 class Learner:
     """Everything of a run that has weights or is fed by their gradients, on one process of several.
 
-    model: FaceModel; network: the same within DDP where anything of it is trained. score: quality of the last batch.
+    model: FaceModel; network: the same within DDP where anything of it is trained. losses: what is minimised, and the
+    quality of the last batch.
     """
 
     def __init__(
@@ -45,19 +43,8 @@ class Learner:
         self.autocast_dtype = AUTOCAST[config.train.precision]
         assembled = assemble(config, resumes=resumes)
         self.model, self.attached, self.adapter = assembled.model.to(world.device), assembled.report, assembled.adapter
-        self.objectives = torch.nn.ModuleList(
-            OBJECTIVES.create(chosen.name, **arguments(chosen, "objectives")) for chosen in config.objectives
-        ).to(world.device)
-        if any(p.requires_grad for p in self.objectives.parameters()):
-            raise ValueError("config.objectives: an objective has trainable parameters, which no optimizer would reach")
-        self.classifier = PartialFC(
-            self.model.backbone.embedding_size,
-            records.num_classes,
-            MARGINS.create(config.margin.name, **arguments(config.margin, "margin")),
-            sample_rate=config.classifier.sample_rate,
-            seed=config.run.seed,
-            filter_threshold=config.classifier.filter_threshold,
-        ).to(world.device)
+        self.losses = Losses(config, self.model, records, world, counts)
+        self.classifier = self.losses.classifier
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         if config.train.compile:
             # else a block whose activations are recomputed may not add its auxiliary loss to the gate's
@@ -71,8 +58,9 @@ class Learner:
         self.optimizer = build_optimizer(config, self.model, self.classifier, self.adapter)
         self.classifier.bind(self.optimizer)
         self.scaler = ShardedGradScaler(world.device.type, enabled=config.train.precision == "fp16")
+        decay = config.optim.average
+        self.average = WeightAverage(self.model, decay) if decay else None
         self.guard = NonFiniteGuard(self.model, self.classifier, config.train.non_finite_limit)
-        self.score: Tensor | None = None
         self._image: Tensor | None = None
         self._settle_buckets()
 
@@ -86,33 +74,34 @@ class Learner:
 
     def loss(self, batch: Batch, update: int) -> Tensor:
         """Classifier, objectives and the layers' auxiliary losses on one batch of this process, ()."""
-        self.score = self.model.score_batch(batch)
+        seen = self.losses.seen(batch)
         self._image = batch.image
         on = self.autocast_dtype is not None
         with torch.autocast(self.world.device.type, dtype=self.autocast_dtype, enabled=on):
-            embedding, auxiliary = self.network(batch.image, self.score)
-        embedding = embedding.float()
-        try:
-            loss = self.classifier(embedding, batch.label, score=self.score, counts=self.counts, step=update)
-        except LabelError as error:
-            indices = [self.records.index_of(*batch.key[row].tolist()) for row in error.rows]
-            places = ", ".join(map(self.records.where, indices)) or "the records of another process"
-            raise ValueError(f"{error}; in {places}") from None
-        if self.objectives:
-            loss = loss + self._objectives_loss(embedding, batch, update)
-        return loss + auxiliary
+            embedding, auxiliary = self.network(seen.image, seen.score)
+        return self.losses(embedding.float(), seen, batch, update) + auxiliary
 
     def gradient_norm(self) -> Tensor:
-        """Norm of the network's gradients, (), before they are clipped to optim.clip."""
+        """Norm of the network's gradients, (), before they are clipped to optim.clip. Layers that rest have none."""
+        for group in self.optimizer.param_groups:
+            if group["rests"]:
+                for parameter in group["params"]:
+                    parameter.grad = None
         self.scaler.unscale_(self.optimizer)
         return torch.nn.utils.clip_grad_norm_(self.trained, self.config.optim.clip or float("inf"))
 
-    def step(self) -> None:
-        """Move the weights."""
+    def step(self, update: int) -> None:
+        """Move the weights, by update 0, 1, ..."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         self.guard.passed()
+        if self.average is not None:
+            self.average.follow(update + 1)
+
+    def shown(self) -> AbstractContextManager[None]:
+        """The model is what is evaluated and delivered: with averaged weights, where they are averaged."""
+        return contextlib.nullcontext() if self.average is None else self.average.shown()
 
     def skip(self) -> None:
         """Leave weights and statistics as they were before this update; a loss scale shrinks."""
@@ -133,7 +122,8 @@ class Learner:
         tell = getattr(self.adapter, "report", None)
         if tell is None:
             return {}
-        score = None if self.score is None else self.score[:REPORTED]
+        score = self.losses.score if self.model.needs_gate else None
+        score = None if score is None else score[:REPORTED]
         return tell(self.model.backbone, lambda: self.model.forward(self._image[:REPORTED], score))
 
     def share_statistics(self) -> None:
@@ -159,11 +149,3 @@ class Learner:
         self.optimizer.zero_grad()
         self.guard.put_back()
         random_state.restore(states)
-
-    def _objectives_loss(self, embedding: Tensor, batch: Batch, update: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.config.run.seed * 1_000_003 + update)
-        score = None if self.score is None else gather(self.score, self.counts)
-        context = ObjectiveContext(batch, score, generator, self.network)
-        everyone, label = gather(embedding, self.counts), gather(batch.label, self.counts)
-        weights = [chosen.get("weight", 1.0) for chosen in self.config.objectives]
-        return sum(w * o(everyone, label, context) for w, o in zip(weights, self.objectives, strict=True))

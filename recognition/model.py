@@ -19,13 +19,14 @@ from recognition.adapter_start import check_start
 from recognition.backbones import BACKBONES
 from recognition.config import arguments
 from recognition.gate import Gate
-from recognition.types import COLOUR_ORDER, IMAGE_RANGE, IMAGE_SIZE, Adapter, AttachReport, Batch
+from recognition.quality import Quality
+from recognition.types import COLOUR_ORDER, IMAGE_RANGE, IMAGE_SIZE, Adapter, AttachReport
 from recognition.weights import build_strictly, read_weights
 
 GATE = "quality_gate."  # its tensors in a delivered model; a gate may have learned them
 
 
-class FaceModel(nn.Module):
+class FaceModel(Quality):
     """A backbone with its adapter, the quality gate and the scorer behind it: one image in, one embedding out."""
 
     def __init__(
@@ -40,18 +41,14 @@ class FaceModel(nn.Module):
 
         frozen_base: the backbone stays in eval mode (norms, dropout, DropPath); only adapter layers follow train().
         """
-        super().__init__()
-        self.backbone, self.quality_gate, self.scorer = backbone, quality_gate, scorer
+        super().__init__(quality_gate, scorer)
+        self.backbone = backbone
         self.gate = gate or Gate()
         self.frozen_base = frozen_base
+        self.average = None  # recognition.average.WeightAverage of a model in training
         # MobileFaceNet on a CPU: 9 instead of 24 ms an image forward, 54 instead of 69 with backward
         self.backbone.to(memory_format=torch.channels_last)
         self.train(self.training)
-
-    @property
-    def needs_gate(self) -> bool:
-        """True where layers read a gate, so that an image needs a score."""
-        return self.quality_gate is not None
 
     @property
     def statistics_move(self) -> bool:
@@ -79,45 +76,6 @@ class FaceModel(nn.Module):
     def embed(self, image: Tensor, score: Tensor | None = None) -> Tensor:
         """The embedding alone: (B, 3, H, W) RGB in [-1, 1] -> (B, D), not normalised."""
         return self(image, score)[0]
-
-    @torch.no_grad()
-    def score(self, image: Tensor, *, level: Tensor | None = None, landmarks: Tensor | None = None) -> Tensor | None:
-        """Quality of what the network sees, (B,) float32; None for a model without gated layers.
-
-        level, landmarks: of a Batch, for the scorer that looks at them and not at the image; else not looked at.
-        A scorer that looks through the model (needs == "model") costs a forward of the plain base here.
-        RuntimeError for a model without scorer, and where the scorer needs what was not given.
-        """
-        if self.quality_gate is None:
-            return None
-        if self.scorer is None:
-            raise RuntimeError("this model's layers need a gate: give a score, or build the model with a scorer")
-        if self.scorer.needs in ("image", "model"):
-            return self.scorer((image.float() + 1) / 2)
-        given = {"level": level, "landmarks": landmarks}[self.scorer.needs]
-        if given is None:
-            raise RuntimeError(
-                f"this model's scorer looks at the {self.scorer.needs} of an image, which nobody gave: call "
-                f"score(image, {self.scorer.needs}=...), or give the model scores, model(image, score)"
-            )
-        return self.scorer(given)
-
-    def middle_scores(self, count: int) -> Tensor | None:
-        """Scores at the midpoint, for images whose quality does not matter; None for a model without gated layers."""
-        if self.quality_gate is None:
-            return None
-        midpoint = self.quality_gate.midpoint
-        return midpoint.expand(count, *midpoint.shape)
-
-    def score_batch(self, batch: Batch) -> Tensor | None:
-        """The scores that the batch brings, and the scorer's for images that were degraded since, or for all."""
-        if batch.score is None:
-            return self.score(batch.image, level=batch.level, landmarks=batch.landmarks)
-        rows = batch.unscored
-        if self.quality_gate is None or rows is None or not len(rows):
-            return batch.score
-        level, landmarks = (None if of_all is None else of_all[rows] for of_all in (batch.level, batch.landmarks))
-        return batch.score.index_copy(0, rows, self.score(batch.image[rows], level=level, landmarks=landmarks))
 
     def train(self, mode: bool = True) -> FaceModel:
         """Training mode for what is trained; a frozen base and the scorer stay in eval mode."""
@@ -194,6 +152,22 @@ def give_view(scorer: nn.Module, backbone: nn.Module) -> nn.Module:
         if id(parameter) not in own:
             parameter.requires_grad_(False)
     return scorer
+
+
+def lone_scorer(config: EasyDict) -> nn.Module:
+    """The recipe's scorer without the model; one that looks through the model has a plain base of its own.
+
+    ValueError where that base has no weights.
+    """
+    scorer = SCORERS.create(config.scorer.name, **arguments(config.scorer, "scorer")).requires_grad_(False)
+    if scorer.needs != "model":
+        return scorer.eval()
+    if not config.backbone.weights:
+        raise ValueError(
+            f"scorer '{config.scorer.name}' looks through the recognition model: name a recipe with backbone.weights"
+        )
+    backbone = build_backbone(config, config.backbone.weights).requires_grad_(False)
+    return FaceModel(backbone, scorer=give_view(scorer, backbone), frozen_base=True).eval().scorer
 
 
 def build_backbone(config: EasyDict, weights: str | Path = "") -> nn.Module:

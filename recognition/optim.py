@@ -10,6 +10,8 @@ from easydict import EasyDict
 from torch import nn
 from torch.optim import Optimizer
 
+from adapters._targets import matching
+from recognition.registry import nearest
 from recognition.types import Adapter
 
 
@@ -17,7 +19,7 @@ def build_optimizer(config: EasyDict, model: nn.Module, classifier: nn.Module, a
     """One optimizer for the network and this process's class centres; no decay on norms and biases.
 
     An adapter may bring groups of its own, with `lr_scale` relative to optim.lr. Frozen parameters are left out. What a
-    quality gate learns has optim.lr times config.gate.lr_scale, and no decay.
+    quality gate learns has optim.lr times config.gate.lr_scale, and no decay; what the objectives learn, optim.lr.
     """
     settings = config.optim
     own = getattr(adapter, "parameter_groups", None)
@@ -27,14 +29,19 @@ def build_optimizer(config: EasyDict, model: nn.Module, classifier: nn.Module, a
         raise ValueError(f"config.gate.lr_scale is {config.gate.lr_scale}; it must be 0 or more, and finite")
     grouped = {id(p) for group in [*groups, {"params": learning}] for p in group["params"]}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in grouped]
+    objectives = getattr(classifier, "objectives", None)
+    beside = [] if objectives is None else [*objectives.parameters()]
+    centres = [p for p in classifier.parameters() if not any(p is one for one in beside)]
     groups = [
         *({**group, "lr": settings.lr * group.pop("lr_scale", 1.0)} for group in groups),
         *_split_by_decay(rest, settings.lr, settings.weight_decay),
         *([{"params": learning, "lr": settings.lr * config.gate.lr_scale, "weight_decay": 0.0}] if learning else []),
-        *_split_by_decay(classifier.parameters(), settings.lr * config.classifier.lr_scale, settings.weight_decay),
+        *_split_by_decay(beside, settings.lr, settings.weight_decay),
+        *_split_by_decay(centres, settings.lr * config.classifier.lr_scale, settings.weight_decay),
     ]
+    groups = _that_rest(groups, model, config.schedule.unfreeze)
     for group in groups:
-        group["peak_lr"] = group["lr"]
+        group["peak_lr"], group["rests"] = group["lr"], False
     if settings.name == "sgd":
         return torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
     if settings.name == "adamw":
@@ -53,6 +60,35 @@ def _split_by_decay(parameters: Iterable[nn.Parameter], lr: float, weight_decay:
     parameters = [p for p in parameters if p.requires_grad]
     halves = [([p for p in parameters if p.ndim > 1], weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0)]
     return [{"params": half, "lr": lr, "weight_decay": decay} for half, decay in halves if half]
+
+
+def _that_rest(groups: list[dict], model: nn.Module, rules: list[dict]) -> list[dict]:
+    """The groups, split where some of their parameters rest until an epoch of their own; the last rule counts."""
+    if not rules:
+        return groups
+    trained = {name: p for name, p in model.backbone.named_parameters() if p.requires_grad}
+    begins: dict[int, float] = {}
+    for rule in rules:
+        if {*rule} != {"layers", "from_epoch"} or not 0 <= rule["from_epoch"] < math.inf:
+            raise ValueError(
+                f"config.schedule.unfreeze holds {dict(rule)}; a rule has layers, globs over the names of layers, and "
+                "from_epoch, 0 or more"
+            )
+        for pattern in [rule["layers"]] if isinstance(rule["layers"], str) else rule["layers"]:
+            found = [*matching(pattern, trained), *matching(f"{pattern}.**", trained)]
+            if not found:
+                raise ValueError(
+                    f"config.schedule.unfreeze: '{pattern}' names nothing that is trained"
+                    f"{nearest(pattern, {name.rpartition('.')[0] for name in trained})}"
+                )
+            begins |= {id(trained[name]): float(rule["from_epoch"]) for name in found}
+    split: dict[tuple[int, float], dict] = {}
+    for number, group in enumerate(groups):
+        for parameter in group["params"]:
+            epoch = begins.get(id(parameter), 0.0)
+            part = split.setdefault((number, epoch), {**group, "params": [], "from_epoch": epoch})
+            part["params"].append(parameter)
+    return [*split.values()]
 
 
 def lr_factor(update: int, total: int, warmup: int, name: str = "polynomial", power: float = 1.0) -> float:
@@ -87,7 +123,12 @@ class Schedule:
         return lr_factor(update, self.total, self.warmup, self.settings.name, self.settings.power)
 
     def apply(self, optimizer: Optimizer, update: int) -> float:
-        """Set the learning rate of every group for an update. Returns the first group's."""
+        """Set the learning rate of every group for an update, and which of them rest. Returns the first group's.
+
+        A group that rests has no gradient, so that neither its weights nor its moments move; it starts with the
+        learning rate of that time.
+        """
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * self.factor(update)
+            group["rests"] = update < round(group.get("from_epoch", 0.0) * self.total / self.settings.epochs)
         return optimizer.param_groups[0]["lr"]

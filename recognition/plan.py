@@ -8,7 +8,9 @@ import torch
 
 from recognition import calibration, scoring
 from recognition.config import arguments
+from recognition.data.balanced import BalancedOrder
 from recognition.model import count_parameters
+from recognition.partial_fc.memory import estimate
 from recognition.types import IMAGE_SIZE
 
 if TYPE_CHECKING:
@@ -34,13 +36,20 @@ def describe(trainer: Trainer) -> list[str]:
     if attached.adapted:
         skipped = f"; {len(attached.skipped)} grouped convolution(s) skipped" if attached.skipped else ""
         lines.insert(2, f"adapted   {len(attached.adapted)} layers{skipped}")
+    if isinstance(order := trainer.order, BalancedOrder):
+        often = f"; {order.often:,} class(es) so large that they stand twice in some" if order.often else ""
+        lines.insert(
+            1,
+            f"batches   {order.classes_per_batch:,} identities with {order.per_class} images each, "
+            f"{order.batches_per_epoch:,} of them an epoch, {order.epoch_size:,} images{often}",
+        )
     return lines
 
 
 def first(trainer: Trainer) -> list[str]:
     """Lines on what a run does before its first update, and a dry run does not: the gate's fit, scores of the set."""
-    config, model, resumed = trainer.config, trainer.learner.model, trainer.resumed_from
-    if not model.needs_gate:
+    config, quality, resumed = trainer.config, trainer.learner.losses.quality, trainer.resumed_from
+    if not quality.needs_gate:
         return []
     lines = []
     if config.gate.fit and resumed is None and not calibration.brings_gate(config):
@@ -48,9 +57,9 @@ def first(trainer: Trainer) -> list[str]:
             f"gate      fitted when a run begins, by rule '{config.gate.fit}' to {config.gate.sample or 'all'} images; "
             f"here midpoint {config.gate.midpoint} and slope {config.gate.slope}"
         )
-    chosen, why = scoring.source(config, model.scorer, None if resumed is None else resumed.parents[1])
+    chosen, why = scoring.source(config, quality.scorer, None if resumed is None else resumed.parents[1])
     if chosen == "sidecar" and trainer.world.is_main:
-        identity = scoring.identify(config.scorer.name, arguments(config.scorer, "scorer"), model.scorer)
+        identity = scoring.identify(config.scorer.name, arguments(config.scorer, "scorer"), quality.scorer)
         found = scoring.check(trainer.records, identity, bad_allowed=config.data.on_bad_record == "skip")
         stale = [problem for problem in found.values() if problem]
         why += f"; a run scores the set first, since {stale[0]}" if stale else f"; {next(iter(found))} is fresh"
@@ -72,7 +81,8 @@ def memory(trainer: Trainer) -> str:
 
 
 def memory_parts(trainer: Trainer) -> dict[str, int]:
-    """Estimated bytes of one process by purpose: weights with gradients and optimizer state, logits, activations.
+    """Estimated bytes of one process by purpose: the network's weights with gradients and optimizer state, what the
+    classifier takes (partial_fc/memory.py), activations.
 
     Not in it: the interpreter and its libraries (about 400 MiB), the loader's workers, what backward works in. On a CPU
     mobilefacenet_nano, r18 and vit_t took 1.3 to 1.5 times as much.
@@ -80,11 +90,19 @@ def memory_parts(trainer: Trainer) -> dict[str, int]:
     moments = 1 if trainer.config.optim.name == "sgd" else 2
     learner = trainer.learner
     total, trainable = count_parameters(learner.model)
-    centres = learner.classifier.weight
+    classifier, section = learner.classifier, trainer.config.classifier
     return {
         "network": 4 * (total + (2 + moments) * trainable),  # gradients lie in DDP's buckets too
-        "class centres": 4 * centres.numel() * (2 + moments),
-        "logits": 2 * 4 * trainer.global_batch * max(1, round(len(centres) * learner.classifier.sample_rate)),
+        **estimate(
+            classifier.num_classes,
+            classifier.weight.shape[1],
+            trainer.global_batch * (2 if section.twins else 1),
+            sample_rate=classifier.sample_rate,
+            state=classifier.state,
+            moments=moments,
+            accumulate=trainer.config.optim.accumulate,
+            world_size=trainer.world.world_size,
+        ),
         "activations": activations(learner, trainer.config.data.batch_size),
     }
 

@@ -75,7 +75,7 @@ def source(config: EasyDict, scorer: nn.Module | None, begun: Path | None = None
     if chosen not in CHOICES:
         raise ValueError(f"config.data.scores is '{chosen}'; it must be one of {', '.join(CHOICES)}")
     if scorer is None:
-        return "", "no layer reads a gate"
+        return "", "nothing reads a gate"
     if why := obstacle(scorer):
         if chosen == "sidecar":
             raise ValueError(

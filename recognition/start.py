@@ -59,6 +59,8 @@ def begin(trainer: Trainer) -> bool:
         trainer.learner.classifier.init_centres(
             class_means(trainer.learner.model, trainer.records, trainer.world, trainer.bad_records)
         )
+    if trainer.learner.average is not None:
+        trainer.learner.average.start()
     if trainer.world.is_main:
         trainer.picture("faces", report.face_figure(some_images(trainer.records, 6, trainer.bad_records)))
     if trainer.config.evaluation.at_start:
@@ -72,7 +74,7 @@ def _fit_gate(trainer: Trainer) -> dict[str, object]:
         return calibration.fitted_by(trainer.resumed_from.parents[1])
     learner = trainer.learner
     found = calibration.fit_at_start(
-        trainer.config, learner.model, trainer.records, trainer.order, trainer.world, trainer.logs.say
+        trainer.config, learner.losses.quality, trainer.records, trainer.order, trainer.world, trainer.logs.say
     )
     if found:
         learner.guard.passed()  # what it would put back was kept before
@@ -82,12 +84,12 @@ def _fit_gate(trainer: Trainer) -> dict[str, object]:
 def _scores(trainer: Trainer) -> dict[str, str]:
     """Have the scores of stored pictures, and hand them to the loader, where they come from a sidecar.
 
-    Returns what provenance tells of it; {} for a model without a gate. OSError where the sidecar cannot be written and
+    Returns what provenance tells of it; {} where nothing reads a gate. OSError where the sidecar cannot be written and
     the recipe, or the run that goes on, wants it.
     """
-    config, model = trainer.config, trainer.learner.model
+    config, quality = trainer.config, trainer.learner.losses.quality
     begun = None if trainer.resumed_from is None else trainer.resumed_from.parents[1]
-    scorer = model.scorer if model.needs_gate else None
+    scorer = quality.scorer if quality.needs_gate else None
     chosen, why = scoring.source(config, scorer, begun)
     if not chosen:
         return {}

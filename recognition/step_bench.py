@@ -70,5 +70,5 @@ def _steps(learner: Learner, images: int) -> Iterator[int]:
     while True:
         loss = learner.backward(batch, 0, last=True)
         finite = learner.guard.finite(loss, learner.gradient_norm())  # waits for the device, as training does
-        learner.step() if finite else learner.skip()
+        learner.step(0) if finite else learner.skip()
         yield images

@@ -18,13 +18,12 @@ from iqa import GateRange
 from iqa._gate import FEWEST
 from recognition import checkpoint, delivery, doctor, plan
 from recognition.checkpoint import SaveError, State
-from recognition.data.order import SampleOrder
 from recognition.distributed import World, any_process, gather
 from recognition.evaluation import report
 from recognition.evaluation.runner import evaluate, headline, save_results, scalars
 from recognition.evaluation.sets import open_sets
 from recognition.files import alone
-from recognition.inputs import build_loader, open_bad_records, open_records
+from recognition.inputs import build_loader, build_order, open_bad_records, open_records
 from recognition.keeper import Keeper
 from recognition.learner import Learner
 from recognition.logs import Logs
@@ -64,13 +63,11 @@ class Trainer:
             config, self.run, self.records.fingerprint(), self.base, self.adapter_start
         )
         self.global_batch = self.stored.global_batch if self.stored else config.data.batch_size * world.world_size
-        self.order = SampleOrder(
-            self.records.num_images, config.run.seed, self.global_batch, world.global_rank, world.world_size
-        )
+        self.order = build_order(config, self.records, self.global_batch, world)
         self.bad_records = open_bad_records(config, self.records, self.run / "bad_records.jsonl")
         self.loader = build_loader(config, self.records, self.order, world, self.bad_records)
         self.images_per_update = self.global_batch * config.optim.accumulate
-        epoch = self.records.num_images / self.images_per_update
+        epoch = self.order.epoch_size / self.images_per_update
         total, warmup = max(1, round(config.schedule.epochs * epoch)), round(config.schedule.warmup_epochs * epoch)
         self.schedule = Schedule(config.schedule, total, warmup)
         resumes = self.stored is not None
@@ -130,7 +127,7 @@ class Trainer:
         loss, self.gradient_norm = torch.stack(losses).sum(), learner.gradient_norm()
         finite = self._all_agree(learner.guard.finite(loss, self.gradient_norm))
         if finite:
-            learner.step()
+            learner.step(self.update)
         else:
             learner.skip()
         self.update += 1
@@ -144,7 +141,8 @@ class Trainer:
         if not self.sets:
             return
         self.learner.share_statistics()
-        results = evaluate(self.learner.model, self.config.evaluation, self.world, sets=self.sets)
+        with self.learner.shown():
+            results = evaluate(self.learner.model, self.config.evaluation, self.world, sets=self.sets)
         self.results[when] = results
         value = headline(results, self.config.evaluation.best)
         if self.world.is_main:
@@ -185,8 +183,9 @@ class Trainer:
         with self.logs.going_on("the summary is not kept"):
             delivery.write_summary(self.run, model, self.update, self.meter.seconds)
         if (scores := self.meter.scores()) is not None:
-            self.picture("scores", report.score_figure(scores, model.quality_gate))
-        path = delivery.write_model(self.run, self.config, model, self.records.fingerprint())
+            self.picture("scores", report.score_figure(scores, self.learner.losses.quality.quality_gate))
+        with self.learner.shown():
+            path = delivery.write_model(self.run, self.config, model, self.records.fingerprint())
         self.logs.say(f"model   {path}")
         if self.results:
             with self.logs.going_on("the report is not kept"):
@@ -257,7 +256,7 @@ class Trainer:
 
     def due(self, every: float) -> bool:
         """True where the last update crossed a multiple of `every` epochs."""
-        size = every * self.records.num_images / self.images_per_update
+        size = every * self.order.epoch_size / self.images_per_update
         return bool(size) and int(self.update / size) > int((self.update - 1) / size)
 
     def _look_at(self, gate: Tensor) -> None:
@@ -285,21 +284,21 @@ class Trainer:
             "train/loss": loss.item(),
             "train/lr": self.lr,
             "train/gradient_norm": float(self.gradient_norm),
-            "train/epoch": self.update * self.images_per_update / self.records.num_images,
+            "train/epoch": self.update * self.images_per_update / self.order.epoch_size,
             **self.meter.rates(self.update, self.images_per_update),
         }
         if learner.scaler.is_enabled():
             values["train/loss_scale"] = learner.scaler.get_scale()
         if learner.guard.total:
             values["train/skipped_updates"] = learner.guard.total
-        if learner.score is not None:
-            gate = learner.model.quality_gate(learner.score).detach()
+        if learner.losses.score is not None:
+            gate = learner.losses.quality.quality_gate(learner.losses.score).detach()
             values["quality/gate_mean"] = gate.mean().item()
-            values |= learner.model.quality_gate.report()
+            values |= learner.losses.quality.quality_gate.report()
             self._look_at(gate)
             self.logs.histogram("quality/gate", gate, self.update)
-            self.logs.histogram("quality/score", learner.score, self.update)
-            self.meter.keep(learner.score)
+            self.logs.histogram("quality/score", learner.losses.score, self.update)
+            self.meter.keep(learner.losses.score)
         self.logs.scalars({tag: value for tag, value in values.items() if math.isfinite(value)}, self.update)
         if self.world.is_main and (told := learner.report()):
             self.logs.scalars(told, self.update, line=False)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from recognition.margins import MARGINS
+from recognition.objectives import OBJECTIVES
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "SECURITY.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 
@@ -53,3 +56,8 @@ def test_the_shipped_model_is_small_and_has_its_card():
     assert path.stat().st_size <= 3 * 2**20
     card = read_weights(path).card
     assert card["backbone"] == "mobilefacenet_nano" and card["licence"]
+
+
+def test_the_page_of_losses_has_all_of_them():
+    rows = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/losses.md").read_text(), re.MULTILINE))
+    assert rows == {*MARGINS.names(), *OBJECTIVES.names()}

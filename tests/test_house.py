@@ -26,6 +26,9 @@ CONTRACTS = (
 PARTS = ("backbones", "margins", "objectives", "data", "partial_fc", "weights")
 ASSEMBLY = (
     "model",
+    "quality",
+    "losses",
+    "average",
     "adapter_start",
     "published",
     "activation_checkpoint",
@@ -46,7 +49,7 @@ ASSEMBLY = (
     "export",
     "evaluation",
 )
-ENGINE = ("trainer", "start", "keeper", "plan", "doctor", "machine", "step_bench", "iqa_bench")
+ENGINE = ("trainer", "start", "keeper", "plan", "doctor", "machine", "step_bench", "iqa_bench", "classifier_bench")
 
 
 def sources() -> list[Path]:

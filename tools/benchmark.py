@@ -3,6 +3,7 @@
   python tools/benchmark.py loader
   python tools/benchmark.py loader --records data/faces/train.rec --workers 1 2 4 --batch 128
   python tools/benchmark.py checkpoint --mib 256
+  python tools/benchmark.py classifier --classes 1000000 --rate 0.1
   python tools/benchmark.py iqa --set degradation.share=0
   python tools/benchmark.py step configs/lfw_lora.py configs/lfw_dora.py configs/lfw_full.py
 
@@ -73,7 +74,26 @@ def iqa_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
+def classifier_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--classes", type=int, default=10_000, help="(default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=0.1, help="classifier.sample_rate (default: %(default)s)")
+    parser.add_argument("--embedding", type=int, default=512, help="numbers (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=128, help="images (default: %(default)s)")
+    parser.add_argument("--sampling", default="uniform", help="classifier.sampling (default: %(default)s)")
+    parser.add_argument("--state", default="all", help="classifier.state (default: %(default)s)")
+    parser.add_argument("--precision", default="fp32", help="classifier.precision (default: %(default)s)")
+    parser.add_argument("--no-linear", action="store_true", help="leave out nn.Linear with cross-entropy")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
 SUBJECTS = {
+    "classifier": Subject(
+        "images/s of the classifier's updates, and their memory",
+        "images",
+        "recognition.classifier_bench",
+        classifier_arguments,
+        1,
+    ),
     "checkpoint": Subject(
         "MiB/s of saving, and of what training waits for", "MiB", "recognition.checkpoint.bench", checkpoint_arguments
     ),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from recognition.calibration import Sample
     from recognition.distributed import World
-    from recognition.model import FaceModel
+    from recognition.quality import Quality
 
 RULES = ("roles", "otsu", "quantiles")
 
@@ -89,15 +89,18 @@ def _calibrate(arguments: argparse.Namespace, config: EasyDict) -> None:
     from iqa._calibration import fit
     from recognition import calibration, distributed
     from recognition.evaluation.report import write_figure
-    from recognition.model import assemble
+    from recognition.losses import quality
 
     if missing := settings.missing_needs(config):
         raise ValueError("\n".join(missing))
     world = distributed.start(config.train.device)
     try:
-        model = assemble(config).model.to(world.device).eval()
+        model = quality(config).to(world.device).eval()
         if not model.needs_gate:
-            raise ValueError(f"adapter '{config.adapter.name}' has no gate: name one that has, such as dual_lora")
+            raise ValueError(
+                f"neither adapter '{config.adapter.name}' nor margin '{config.margin.name}' reads a gate: name one "
+                "that does, such as dual_lora or quality_margin"
+            )
         if calibration.brings_gate(config):
             raise ValueError(
                 f"config.adapter.weights={config.adapter.weights} brings a gate of its own, which training does not "
@@ -128,7 +131,7 @@ def _calibrate(arguments: argparse.Namespace, config: EasyDict) -> None:
         print(f"written: {arguments.write}, which stands on {recipe.name}")
 
 
-def _tell(model: FaceModel, sample: Sample, what: str, *, scores: bool = False) -> np.ndarray:
+def _tell(model: Quality, sample: Sample, what: str, *, scores: bool = False) -> np.ndarray:
     """Print the gates of the images, and a warning where they are all one. Returns them."""
     from torch import from_numpy
 
@@ -143,17 +146,16 @@ def _tell(model: FaceModel, sample: Sample, what: str, *, scores: bool = False) 
     return gates
 
 
-def _sample(arguments: argparse.Namespace, config: EasyDict, model: FaceModel, world: World) -> Sample:
+def _sample(arguments: argparse.Namespace, config: EasyDict, model: Quality, world: World) -> Sample:
     from recognition import calibration
-    from recognition.data.order import SampleOrder
     from recognition.data.records import Records
-    from recognition.inputs import open_records
+    from recognition.inputs import build_order, open_records
 
     count = 0 if arguments.all else arguments.images or config.gate.sample
     if arguments.gallery:
         return calibration.of_sets(model, Records(arguments.gallery), Records(arguments.probe), world, count)
     records = open_records(config)
-    order = SampleOrder(records.num_images, config.run.seed, config.data.batch_size)
+    order = build_order(config, records, config.data.batch_size * world.world_size, world)
     return calibration.of_training(config, model, records, order, world, count)
 
 

@@ -21,9 +21,7 @@ from recognition import config as settings
 
 if TYPE_CHECKING:
     from easydict import EasyDict
-    from torch import nn
 
-    from recognition.distributed import World
     from recognition.scoring import Scored
 
 STALE = 1  # exit code of --check
@@ -85,11 +83,12 @@ def _settings(arguments: argparse.Namespace) -> EasyDict:
 def _score(arguments: argparse.Namespace, config: EasyDict) -> int:
     from recognition import distributed, scoring
     from recognition.inputs import open_records
+    from recognition.model import lone_scorer
 
     given = settings.arguments(config.scorer, "scorer")
     world = distributed.start(config.train.device, config.train.timeout_minutes)
     skips = config.data.on_bad_record == "skip"
-    scorer = _scorer(config, given, world)
+    scorer = lone_scorer(config).to(world.device)  # an adapter is no part of what a scorer sees
     if why := scoring.obstacle(scorer):
         raise ValueError(f"scores of '{config.scorer.name}' cannot be kept: {why}")
     records, identity = open_records(config), scoring.identify(config.scorer.name, given, scorer)
@@ -107,22 +106,6 @@ def _score(arguments: argparse.Namespace, config: EasyDict) -> int:
     scorer = None
     distributed.stop()
     return code
-
-
-def _scorer(config: EasyDict, given: dict, world: World) -> nn.Module:
-    """As a model of the recipe has it, on the device; without the adapter, which a scorer never sees."""
-    from iqa import SCORERS
-    from recognition.model import FaceModel, build_backbone, give_view
-
-    scorer = SCORERS.create(config.scorer.name, **given)
-    if scorer.needs != "model":
-        return scorer.to(world.device).eval()
-    if not config.backbone.weights:
-        raise ValueError(
-            f"scorer '{config.scorer.name}' looks through the recognition model: name a recipe with backbone.weights"
-        )
-    backbone = build_backbone(config, config.backbone.weights).requires_grad_(False)
-    return FaceModel(backbone, scorer=give_view(scorer, backbone), frozen_base=True).to(world.device).eval().scorer
 
 
 def _report(name: str, done: Scored, processes: int) -> list[str]:

@@ -1,7 +1,8 @@
 """The tensors of a run by name, to and from safetensors through torch.distributed.checkpoint, for any world size.
 
-network.*, quality_gate.* and classifier.* are weights and statistics, optimizer.<parameter>.<key> what the optimizer
-keeps, random.<process>.* its generators. Class centres, and what is kept of them, are one matrix over all processes.
+network.*, quality_gate.* and classifier.* are weights and statistics, average.* their running mean, where there is one,
+optimizer.<parameter>.<key> what the optimizer keeps, random.<process>.* its generators. Class centres, and what is kept
+of them, are one matrix over all processes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from recognition import random_state
 from recognition.model import FaceModel
 from recognition.partial_fc import PartialFC
 
+AVERAGE = "average."  # before names as in a delivered model
 NETWORK = "network."  # before the names of adapters.state(), which are copies already
 ROWS = "classifier.weight"  # what has it in its name, and its shape, has one row for each class
 
@@ -32,11 +34,17 @@ def snapshot(model: FaceModel, classifier: PartialFC, optimizer: Optimizer) -> d
     """Copies of all tensors of this process in the CPU's memory, by name."""
     live = _weights(model, classifier) | _optimizer_state(model, classifier, optimizer)
     copies = {
-        name: value if name.startswith(NETWORK) else value.detach().to("cpu", copy=True).contiguous()
+        name: value if name.startswith(NETWORK) else _copied(value)
         for name, value in live.items()
     }
     here = dist.get_rank()
     return copies | {f"random.{here}.{kind}": state for kind, state in random_state.capture().items()}
+
+
+def _copied(value: Tensor) -> Tensor:
+    """In the CPU's memory. What is kept of a sample of the class centres only becomes a row for each, mostly zeros."""
+    copy = value.detach().to("cpu", copy=True)
+    return copy.to_dense() if copy.is_sparse else copy.contiguous()
 
 
 def write(tensors: Mapping[str, Tensor], folder: Path, classes: int, group: dist.ProcessGroup | None) -> list[Path]:
@@ -98,14 +106,19 @@ def read_centres(folder: Path, classifier: PartialFC) -> None:
 
 
 def network(folder: Path) -> dict[str, Tensor]:
-    """The model's tensors of a checkpoint, without classifier and optimizer, named as in a delivered model."""
-    found = {}
+    """The model's tensors of a checkpoint, without classifier and optimizer, named as in a delivered model.
+
+    Of weights that are averaged, the average, which is what is delivered.
+    """
+    found, average = {}, {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no mapping
                 if name.startswith((NETWORK, "quality_gate.")):
                     found[name.removeprefix(NETWORK)] = tensors.get_tensor(name)
-    return found
+                elif name.startswith(AVERAGE):
+                    average[name.removeprefix(AVERAGE)] = tensors.get_tensor(name)
+    return found | average
 
 
 def first_cause(error: CheckpointException) -> BaseException:
@@ -117,6 +130,8 @@ def _weights(model: FaceModel, classifier: PartialFC) -> dict[str, Tensor]:
     named = {f"{NETWORK}{name}": value for name, value in adapters.state(model.backbone).items()}
     if model.quality_gate is not None:
         named |= {f"quality_gate.{name}": value for name, value in model.quality_gate.state_dict().items()}
+    if model.average is not None:
+        named |= {f"{AVERAGE}{name}": value for name, value in model.average.tensors.items()}
     return named | {f"classifier.{name}": value for name, value in classifier.state_dict().items()}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 # One number per purpose: two draws for the same position never share a stream.
-FLIP, DEGRADE, SIDE, BLUR, NOISE, NOISE_FIELD, JPEG, REPLACEMENT = range(8)
+FLIP, DEGRADE, SIDE, BLUR, NOISE, NOISE_FIELD, JPEG, REPLACEMENT, CHAIN, AUGMENT = range(10)
 
 
 def uniform(seed: int, stream: int, positions: ArrayLike) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From decoded pixels to what the network sees: degrade, flip, normalise; the same for every loader and device."""
+"""From decoded pixels to what the network sees: augment, degrade, flip, normalise; the same for every loader."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from recognition.data import _draws
-from recognition.data.degrade import Degradation, apply
+from recognition.data import _draws, realistic
+from recognition.data.augmentations.sequence import Augmentations
+from recognition.data.degrade import Degradation, apply, level_of
 
 
 class Finished(NamedTuple):
     """A batch ready for the network, all on one device."""
 
     image: Tensor  # (B, 3, H, W) float32 RGB in [-1, 1]
-    level: Tensor  # (B,) float32 in [0, 1): 1 - side / 112; 0 = not degraded
-    twin: Tensor | None  # as image, flipped alike but not degraded; None unless asked for
+    level: Tensor  # (B,) float32 in [0, 1): 1 - side / 112 of the smallest side it was reduced to; 0 = not reduced
+    twin: Tensor | None  # as image, flipped and coloured alike but of full resolution; None unless asked for
     flipped: Tensor  # (B,) bool: mirrored left to right (landmarks have to follow)
-    degraded: np.ndarray  # (R,) int64: rows that were degraded, some perhaps by blur, noise or JPEG alone
+    changed: np.ndarray  # (R,) int64: rows that were augmented or degraded, some perhaps by blur, noise or JPEG alone
 
 
 def flips(seed: int, positions: ArrayLike) -> np.ndarray:
@@ -44,20 +45,27 @@ def finish(
     degradation: Degradation | None,
     device: torch.device | str,
     fields: Sequence[str] = (),
+    augmentations: Augmentations | None = None,
 ) -> Finished:
-    """Degrade, flip and normalise on `device`.
+    """Augment, degrade, flip and normalise on `device`.
 
-    images: (B, H, W, 3) uint8 RGB on any device. positions: (B,) global positions in the sample order, from which flips
-    and degradations are drawn. fields: names of optional fields of Batch; of those only "twin" costs anything here.
+    images: (B, H, W, 3) uint8 RGB on any device. positions: (B,) global positions in the sample order, from which all
+    is drawn. fields: names of optional fields of Batch; of those only "twin" costs anything here: it went through the
+    augmentations that lose no resolution.
     """
     positions = np.asarray(positions)
     if len(positions) != len(images):
         raise ValueError(f"{len(images)} images with {len(positions)} positions: each image needs its own")
     clean = images.to(device, non_blocking=True)
-    seen, level, degraded = clean, np.zeros(len(images), np.float32), np.empty(0, np.int64)
+    seen, level, changed = clean, np.zeros(len(images), np.float32), np.zeros(len(images), bool)
+    if augmentations:
+        done = augmentations.apply(clean, positions, seed=seed, clean="twin" in fields)
+        seen, clean, changed = done.seen, done.clean, done.changed
+        level = np.where(done.side < images.shape[1], level_of(done.side), 0).astype(np.float32)
     if degradation is not None:
         draw = degradation.draw(seed, positions)
-        seen, level, degraded = apply(clean, draw), draw.level, np.flatnonzero(draw.side)
+        seen = realistic.apply(seen, draw) if isinstance(draw, realistic.RealisticDraw) else apply(seen, draw)
+        level, changed = np.maximum(level, draw.level), changed | (draw.side > 0)
     flipped = torch.from_numpy(flips(seed, positions) if flip else np.zeros(len(images), bool))
     flipped = flipped.to(device, non_blocking=True)
 
@@ -69,5 +77,5 @@ def finish(
         level=torch.from_numpy(level).to(device, non_blocking=True),
         twin=ready(clean) if "twin" in fields else None,
         flipped=flipped,
-        degraded=degraded,
+        changed=np.flatnonzero(changed),
     )

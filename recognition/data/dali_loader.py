@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recognition.data.augmentations.sequence import Augmentations
 from recognition.data.bad_records import BadRecord, BadRecords
 from recognition.data.decode import as_batch, check_fields, check_per_image, decode
 from recognition.data.degrade import Degradation
@@ -55,6 +56,7 @@ class DaliLoader:
         fields: Sequence[str] = (),
         bad_records: BadRecords | None = None,
         per_image: Mapping[str, np.ndarray] | None = None,
+        augmentations: Augmentations | None = None,
     ) -> None:
         """ImportError with the command that installs DALI where it is missing."""
         try:
@@ -75,6 +77,7 @@ class DaliLoader:
         self.fields = check_fields(fields)
         self.bad_records = bad_records
         self.per_image = check_per_image(per_image or {}, records)
+        self.augmentations = augmentations
         self._warned = False
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
@@ -109,6 +112,7 @@ class DaliLoader:
                     device=self.device,
                     fields=self.fields,
                     per_image=self.per_image,
+                    augmentations=self.augmentations,
                 )
                 step += 1
         finally:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recognition.data.augment import finish
+from recognition.data.augmentations.sequence import Augmentations
 from recognition.data.degrade import Degradation
 from recognition.data.encoded import read_picture
 from recognition.data.landmarks import mirrored
@@ -62,19 +63,30 @@ def as_batch(
     device: torch.device,
     fields: Sequence[str],
     per_image: Mapping[str, np.ndarray],
+    augmentations: Augmentations | None = None,
 ) -> Batch:
     """Decoded images, uint8 (B, H, W, 3) RGB on any device, with labels and keys of their records, ready on `device`.
 
     positions: (B,) in the sample order. indices: (B,) record numbers. fields: of FIELDS, those to fill.
     per_image: by field of PER_IMAGE, a float32 row for each record: landmarks are mirrored with their image; scores are
-        of the stored pictures, so that `unscored` names the rows that were degraded.
+        of the stored pictures, so that `unscored` names the rows that were augmented or degraded.
+    augmentations: done before degradation, landmarks stay where they are; None = none.
     """
-    done = finish(images, positions, seed=seed, flip=flip, degradation=degradation, device=device, fields=fields)
+    done = finish(
+        images,
+        positions,
+        seed=seed,
+        flip=flip,
+        degradation=degradation,
+        device=device,
+        fields=fields,
+        augmentations=augmentations,
+    )
     known = {f: torch.from_numpy(rows[indices]).to(device, non_blocking=True) for f, rows in per_image.items()}
     if (landmarks := known.get("landmarks")) is not None:
         known["landmarks"] = torch.where(done.flipped[:, None, None], mirrored(landmarks), landmarks)
     if "score" in known:
-        known["unscored"] = torch.from_numpy(done.degraded).to(device, non_blocking=True)
+        known["unscored"] = torch.from_numpy(done.changed).to(device, non_blocking=True)
     key = np.stack([records.shard[indices], records.key[indices]], axis=1).astype(np.int64)
     return Batch(
         image=done.image,

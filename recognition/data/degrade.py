@@ -17,6 +17,7 @@ from torch import Tensor
 from recognition.data import _draws
 from recognition.data._jpeg import jpeg
 from recognition.data._resample import SNAP, area_table, canvas_rows, cubic_table, gaussian, on_device, resample, whole
+from recognition.data.chosen import Choice
 from recognition.types import IMAGE_SIZE
 
 
@@ -48,13 +49,14 @@ def level_of(side: int | np.ndarray) -> float | np.ndarray:
 class Degradation:
     """Which images are degraded, and how much.
 
-    share: probability in [0, 1] that an image is degraded.
+    share: of the images that are degraded, in [0, 1].
     sides: smallest and largest side of the low-resolution image in pixels, both included.
     blur: largest sigma of a Gaussian before down-sampling, in pixels of the low-resolution image; drawn from [0, blur].
     noise: largest sigma of Gaussian noise on the low-resolution image, in grey levels; drawn from [0, noise].
     jpeg: lowest and highest JPEG quality of the low-resolution image, 1 .. 100 (4:2:0, as cameras do); None = no JPEG.
     spread: "log": every factor of resolution is as likely as the next one (7 to 14 px as often as 14 to 28); "uniform":
         every side is equally likely, so that most images lose little.
+    choose: Choice's rule, by which the share is chosen. global_batch, epoch_size: of the sample order, for it.
     """
 
     share: float = 0.6
@@ -63,6 +65,9 @@ class Degradation:
     noise: float = 0.0
     jpeg: tuple[int, int] | None = None
     spread: Literal["log", "uniform"] = "log"
+    choose: Literal["independent", "half_batch", "legacy_epoch_head"] = "independent"
+    global_batch: int = 0
+    epoch_size: int = 0
 
     def __post_init__(self) -> None:
         def must(holds: bool, name: str, wanted: str) -> None:
@@ -79,13 +84,18 @@ class Degradation:
             "None or (lowest, highest) quality within 1 .. 100",
         )
         must(self.spread in ("log", "uniform"), "spread", "'log' or 'uniform'")
+        Choice(self.share, self.choose, self.global_batch, self.epoch_size)
+
+    @property
+    def choice(self) -> Choice:
+        """Which images are degraded."""
+        return Choice(self.share, self.choose, self.global_batch, self.epoch_size)
 
     def draw(self, seed: int, positions: ArrayLike) -> Draw:
         """What happens to the images at these global positions: a pure function of seed and position, one by one."""
         positions = np.asarray(positions)
-        share, side, sigma, noise, quality = (
-            _draws.uniform(seed, stream, positions)
-            for stream in (_draws.DEGRADE, _draws.SIDE, _draws.BLUR, _draws.NOISE, _draws.JPEG)
+        side, sigma, noise, quality = (
+            _draws.uniform(seed, stream, positions) for stream in (_draws.SIDE, _draws.BLUR, _draws.NOISE, _draws.JPEG)
         )
         low, high = self.sides
         if self.spread == "log":
@@ -93,7 +103,7 @@ class Degradation:
         else:
             side = low + np.floor(side * (high + 1 - low))
         worst, best = self.jpeg or (0, 0)
-        chosen = share < self.share
+        chosen = self.choice.rows(seed, positions)
         return Draw(
             side=np.where(chosen, np.minimum(side, high), 0).astype(np.int64),
             sigma=np.where(chosen, sigma * self.blur, 0.0),

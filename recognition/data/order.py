@@ -10,11 +10,12 @@ KEPT_EPOCHS = 2  # permutations in memory: an epoch's tail and the next one's he
 class SampleOrder:
     """One endless stream of positions through shuffled epochs, the same for any number of processes and workers.
 
-    Position p belongs to epoch p // num_images, whose permutation is a pure function of (seed, epoch). Step k takes the
+    Position p belongs to epoch p // epoch_size, whose permutation is a pure function of (seed, epoch). Step k takes the
     positions kG .. (k+1)G - 1 with G = global_batch: an epoch's tail joins the next one, so no step is short. Process
     r of W takes kG + r, kG + r + W, ... of them. Nothing is drawn while running, so any step can be the first one.
 
-    Memory: num_images * 4 bytes for each of at most two epochs.
+    epoch_size: positions of an epoch; here num_images, each image once.
+    Memory: epoch_size * 4 bytes for each of at most two epochs.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class SampleOrder:
                 f"take a batch of at least {world_size} or fewer processes"
             )
         self.num_images = num_images
+        self.epoch_size = num_images
         self.seed = seed
         self.global_batch = global_batch
         self.global_rank = global_rank
@@ -45,7 +47,7 @@ class SampleOrder:
     @property
     def steps_per_epoch(self) -> float:
         """Steps that one pass over the data takes; not a whole number where the batch does not divide the data."""
-        return self.num_images / self.global_batch
+        return self.epoch_size / self.global_batch
 
     def counts(self) -> list[int]:
         """Rows of each process in every step, in rank order; they differ by at most one and sum to global_batch."""
@@ -61,12 +63,12 @@ class SampleOrder:
 
     def epoch_of(self, position: int) -> int:
         """The epoch, from 0, that a position belongs to."""
-        return int(position) // self.num_images
+        return int(position) // self.epoch_size
 
     def indices(self, positions: np.ndarray) -> np.ndarray:
         """Record numbers 0 .. num_images - 1 at these positions: int64, same shape."""
         positions = np.asarray(positions, dtype=np.int64)
-        epochs, places = np.divmod(positions, self.num_images)
+        epochs, places = np.divmod(positions, self.epoch_size)
         found = np.empty_like(positions)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
@@ -76,9 +78,17 @@ class SampleOrder:
     def _permutation(self, epoch: int) -> np.ndarray:
         kept = self._permutations
         if epoch not in kept:
-            small = np.arange(self.num_images, dtype=np.uint32 if self.num_images < 2**32 else np.int64)
-            np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch]))).shuffle(small)
+            drawn = self._draw(np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch]))))
             while len(kept) >= KEPT_EPOCHS:
                 del kept[next(iter(kept))]
-            kept[epoch] = small
+            kept[epoch] = drawn
         return kept[epoch]
+
+    def _draw(self, generator: np.random.Generator) -> np.ndarray:
+        """The records of an epoch, (epoch_size,)."""
+        return self._shuffled(generator)
+
+    def _shuffled(self, generator: np.random.Generator) -> np.ndarray:
+        small = np.arange(self.num_images, dtype=np.uint32 if self.num_images < 2**32 else np.int64)
+        generator.shuffle(small)
+        return small

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from recognition.data.augmentations.sequence import Augmentations
 from recognition.data.bad_records import BadRecord, BadRecords
 from recognition.data.decode import as_batch, check_fields, check_per_image
 from recognition.data.degrade import Degradation
@@ -31,12 +32,13 @@ class TorchLoader:
     """Endless batches of this process, decoded by OpenCV. Workers only decode; the rest is done on `device`.
 
     workers: processes that decode; 0 decodes in the calling process. flip: mirror half of the images.
-    degradation: None leaves every image as stored. seed: of flips, degradations and replacements, functions of (seed,
-        position).
+    degradation: None reduces no image. seed: of all that is drawn (flips, augmentations, degradations, replacements),
+        functions of (seed, position).
     fields: optional fields of Batch to fill, such as "twin" or "level".
     bad_records: where records that cannot be read, do not decode or are too small are listed, when their batch is
         handed out; others take their places, whose labels and keys the batch then holds. None: they are errors.
     per_image: what as_batch takes from it, by field of Batch: landmarks (N, 5, 2), score (N,) or (N, k).
+    augmentations: what is done to images before they are degraded; None = nothing.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class TorchLoader:
         fields: Sequence[str] = (),
         bad_records: BadRecords | None = None,
         per_image: Mapping[str, np.ndarray] | None = None,
+        augmentations: Augmentations | None = None,
     ) -> None:
         self.records = records
         self.order = order
@@ -65,6 +68,7 @@ class TorchLoader:
         self.fields = check_fields(fields)
         self.bad_records = bad_records
         self.per_image = check_per_image(per_image or {}, records)
+        self.augmentations = augmentations
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Batches of step first_step, first_step + 1, ... without end, the same whatever the number of workers.
@@ -87,6 +91,7 @@ class TorchLoader:
                     device=self.device,
                     fields=self.fields,
                     per_image=self.per_image,
+                    augmentations=self.augmentations,
                 )
 
     def _decoded(self, first_step: int) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray, list[BadRecord]]]:

@@ -8,12 +8,17 @@ from torch.optim import Optimizer
 
 
 class RowUpdate:
-    """Shows an optimizer, for the time of its step, only the rows of a parameter that have a sparse gradient."""
+    """Shows an optimizer, for the time of its step, only the rows of a parameter that have a sparse gradient.
 
-    def __init__(self, weight: nn.Parameter, optimizer: Optimizer) -> None:
-        self.weight = weight
+    forget: what the optimizer keeps is of the rows of its last step only, a sparse tensor of the weight's shape; a row
+    that was not among them starts from zeros. Else it is kept of all rows, dense.
+    """
+
+    def __init__(self, weight: nn.Parameter, optimizer: Optimizer, forget: bool = False) -> None:
+        self.weight, self.forget = weight, forget
         self._place(optimizer)
         self._handles = [
+            weight.register_post_accumulate_grad_hook(_mark_coalesced),
             optimizer.register_step_pre_hook(self._narrow),
             optimizer.register_step_post_hook(self._widen),
         ]
@@ -40,7 +45,7 @@ class RowUpdate:
         part.grad = gradient.values()
         if self.weight in optimizer.state:
             state = optimizer.state[self.weight]
-            optimizer.state[part] = {k: v[rows] if self._is_full(v) else v for k, v in state.items()}
+            optimizer.state[part] = {k: take_rows(v, rows) if self._is_full(v) else v for k, v in state.items()}
         parameters, i = self._place(optimizer)
         parameters[i] = part
         self._open = parameters, i, part, rows
@@ -54,12 +59,41 @@ class RowUpdate:
             self.weight[rows] = part
         state = optimizer.state[self.weight]
         for name, value in optimizer.state.pop(part, {}).items():
-            if isinstance(value, Tensor) and value.shape == part.shape:
+            if not isinstance(value, Tensor) or value.shape != part.shape:
+                state[name] = value
+            elif self.forget:
+                state[name] = torch.sparse_coo_tensor(
+                    rows[None], value, self.weight.shape, is_coalesced=True, check_invariants=False
+                )
+            else:
                 if not self._is_full(state.get(name)):
                     state[name] = torch.zeros_like(self.weight, dtype=value.dtype, requires_grad=False)
                 state[name][rows] = value
-            else:
-                state[name] = value
 
     def _is_full(self, value: object) -> bool:
         return isinstance(value, Tensor) and value.shape == self.weight.shape
+
+
+def _mark_coalesced(weight: nn.Parameter) -> None:
+    """Tell a sparse gradient of one backward that its rows are sorted and differ: autograd forgets it, and to find it
+    out by coalesce() costs a copy. The gradients of several are strung together, and stay as they are.
+    """
+    gradient = weight.grad
+    if gradient is not None and gradient.is_sparse and not gradient.is_coalesced():
+        rows = gradient._indices()[0]
+        if (rows[1:] > rows[:-1]).all():
+            gradient._coalesced_(True)
+
+
+def take_rows(matrix: Tensor, rows: Tensor) -> Tensor:
+    """Some rows of a matrix, (n, columns); zeros for those that a sparse one does not hold. rows: (n,) int64."""
+    if not matrix.is_sparse:
+        return matrix[rows]
+    matrix = matrix.coalesce()
+    held, values = matrix.indices()[0], matrix.values()
+    found = values.new_zeros(len(rows), values.shape[1])
+    if len(held):
+        place = torch.searchsorted(held, rows).clamp_max_(len(held) - 1)
+        there = (held[place] == rows).nonzero().squeeze(1)
+        found[there] = values[place[there]]
+    return found

@@ -31,7 +31,7 @@ def settings(**optim):
     return EasyDict(
         optim={"name": "sgd", "lr": 0.1, "momentum": 0.9, "betas": [0.9, 0.999], "weight_decay": 0.5, **optim},
         classifier={"lr_scale": 2.0},
-        schedule={"name": "polynomial", "power": 1.0, "warmup_epochs": 0.0},
+        schedule={"name": "polynomial", "power": 1.0, "warmup_epochs": 0.0, "epochs": 10.0, "unfreeze": []},
     )
 
 
@@ -79,3 +79,40 @@ def test_every_group_follows_the_plan_from_its_own_peak():
     assert {group["lr"] for group in optimizer.param_groups} == {0.05, 0.1}
     schedule.apply(optimizer, 6)
     assert {round(group["lr"], 9) for group in optimizer.param_groups} == {0.05, 0.1}
+
+
+def test_layers_rest_until_their_epoch():
+    model = nn.Module()
+    model.backbone = nn.ModuleDict(
+        {"stem": nn.Linear(2, 2), "blocks": nn.ModuleList([nn.Linear(2, 2) for _ in range(3)])}
+    )
+    config = settings(name="adamw")
+    rules = [{"layers": ["stem", "blocks.*"], "from_epoch": 4}, {"layers": "blocks.2", "from_epoch": 2.0}]
+    config.schedule.unfreeze = rules
+    optimizer = build_optimizer(config, model, nn.Linear(2, 2), adapter=object())
+    plan = Schedule(config.schedule, total=20, warmup=0)
+    rest = {}
+    for update in (0, 3, 4, 7, 8):
+        plan.apply(optimizer, update)
+        still = {id(p) for group in optimizer.param_groups if group["rests"] for p in group["params"]}
+        rest[update] = {name for name, p in model.backbone.named_parameters() if id(p) in still}
+    everything = {name for name, _ in model.backbone.named_parameters()}
+    assert rest[0] == rest[3] == everything
+    assert rest[4] == rest[7] == {name for name in everything if not name.startswith("blocks.2")}
+    assert rest[8] == set()
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"layers": "stam", "from_epoch": 1}, "'stam' names nothing that is trained; did you mean 'stem'"),
+        ({"layers": "stem"}, "a rule has layers"),
+        ({"layers": "stem", "from_epoch": -1}, "from_epoch, 0 or more"),
+    ],
+)
+def test_a_wrong_rule_of_unfreezing_is_told(rule, words):
+    model, config = nn.Module(), settings()
+    model.backbone = nn.ModuleDict({"stem": nn.Linear(2, 2)})
+    config.schedule.unfreeze = [rule]
+    with pytest.raises(ValueError, match=words):
+        build_optimizer(config, model, nn.Linear(2, 2), adapter=object())

@@ -70,7 +70,7 @@ def run_case(rank: int, size: int, classifier: PartialFC, batch: tuple[Tensor, T
     counts = counts_of(len(batch[0]), size)
     embedding, label, score = (share(part, counts, rank) for part in batch)
     embedding = embedding.clone().requires_grad_()
-    loss = classifier(embedding, label, score=score, counts=counts, step=step)
+    loss = classifier(embedding, label, score=score, gate=score, measured=score, counts=counts, step=step)
     loss.backward()
     return {"loss": loss.detach(), "embedding": embedding.grad, "weight": classifier.weight.grad}
 
@@ -81,7 +81,8 @@ def oracle(rank: int, size: int, name: str) -> dict:
     margin = MARGINS.create("combined", m1=m1, m2=m2, m3=m3, scale=float(stored["scale"]), mode="arcface_torch")
     threshold = float(stored["interclass_filtering_threshold"])
     assert threshold == ORACLE_MARGINS[name]
-    classifier = PartialFC(stored["weight"].shape[1], len(stored["weight"]), margin, filter_threshold=threshold)
+    shape, theirs = reversed(stored["weight"].shape), {"filter_threshold": threshold, "filter_mode": "zero"}
+    classifier = PartialFC(*shape, margin, **theirs)
     classifier.init_centres(torch.from_numpy(stored["weight"]))
     rows = slice(rank * int(stored["batch_per_rank"]), (rank + 1) * int(stored["batch_per_rank"]))
     embedding = torch.from_numpy(stored["embeddings"][rows]).requires_grad_()
@@ -370,6 +371,11 @@ def test_wrong_orders_of_calls_are_named():
         ({"sample_rate": 30}, r"classifier.sample_rate is 30; it must lie in \(0, 1\]"),
         ({"filter_threshold": 1.5}, r"classifier.filter_threshold is 1.5; it must lie in \[0, 1\)"),
         ({"seed": -1}, "run.seed is -1; it must not be negative"),
+        ({"hard_share": 1.5}, r"classifier.hard_share is 1.5; it must lie in \[0, 1\]"),
+        ({"filter_mode": "drop"}, "classifier.filter_mode is 'drop'; it must be 'remove' or 'zero'"),
+        ({"sampling": "hard"}, "classifier.sampling is 'hard'; it must be 'uniform' or 'hard_negatives'"),
+        ({"state": "none"}, "classifier.state is 'none'; it must be 'all' or 'sampled'"),
+        ({"precision": "fp16"}, "classifier.precision is 'fp16'; it must be 'fp32' or 'bf16'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, words):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from recognition.margins import MARGINS
 from recognition.partial_fc import PartialFC
-from tests.recognition.test_partial_fc import D, batch_of, close
+from recognition.partial_fc.functions import multiply
+from tests.recognition.test_partial_fc import Binary, D, batch_of, close
 
 
 def test_the_loss_is_exact_where_a_clamped_probability_would_end_at_69():
@@ -36,9 +37,11 @@ def test_low_precision_embeddings_are_compared_in_float32():
     assert low.grad.dtype == torch.bfloat16 and torch.equal(low.grad, high.grad.bfloat16())
 
 
-def test_gradients_by_finite_differences():
+@pytest.mark.parametrize("mode", ["remove", "zero"])
+def test_gradients_by_finite_differences(mode):
     """The exact gradient, the filter's and the normalisations', coordinate by coordinate in float64."""
-    classifier = PartialFC(D, 9, MARGINS.create("arcface", gradient="exact", scale=4.0), filter_threshold=0.2).double()
+    margin = MARGINS.create("arcface", gradient="exact", scale=4.0)
+    classifier = PartialFC(D, 9, margin, filter_threshold=0.2, filter_mode=mode).double()
     embedding, label, _ = batch_of(9, 5)
     embedding, weight = embedding.double().requires_grad_(), classifier.weight
     edge = (F.normalize(embedding) @ F.normalize(weight).T - 0.2).abs().min()
@@ -56,14 +59,64 @@ def test_gradients_by_finite_differences():
             close(values.grad, found, 1e-6)
 
 
-def test_filtered_negatives_count_as_cosine_zero_and_rest():
+@pytest.mark.parametrize(("mode", "left"), [("remove", 0.0), ("zero", 1.0)])
+def test_filtered_negatives_get_no_gradient(mode, left):
+    """Removed ones are not in the sum; arcface_torch's count as cosine 0."""
     centres = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]))
-    classifier = PartialFC(2, 3, MARGINS.create("cosface", margin=0.0, scale=8.0), filter_threshold=0.5)
+    margin = MARGINS.create("cosface", margin=0.0, scale=8.0)
+    classifier = PartialFC(2, 3, margin, filter_threshold=0.5, filter_mode=mode)
     classifier.init_centres(centres)
     loss = classifier(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    assert classifier.log_total.item() == pytest.approx(math.log(math.exp(8) + 1 + left), abs=1e-6)
     loss.backward()
-    assert loss.item() == pytest.approx(math.log(math.exp(8) + 1 + 1) - 8, abs=1e-6)
+    assert loss.item() == pytest.approx(math.log(math.exp(8) + 1 + left) - 8, abs=1e-6)
     assert classifier.weight.grad[1].eq(0).all() and classifier.weight.grad[2].ne(0).any()
+
+
+def test_where_all_negatives_are_filtered_the_target_stays():
+    classifier = PartialFC(2, 3, MARGINS.create("cosface", scale=8.0), filter_threshold=0.1)
+    classifier.init_centres(F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2]])))
+    embedding = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    loss = classifier(embedding, torch.tensor([1]))
+    loss.backward()
+    assert loss.item() == 0 and not embedding.grad.any() and not classifier.weight.grad.any()
+
+
+@pytest.mark.parametrize("mode", ["remove", "zero"])
+def test_a_margin_with_its_own_reduction_sees_filtered_negatives_far_away_and_without_gradient(mode):
+    classifier = PartialFC(2, 3, Binary(), filter_threshold=0.5, filter_mode=mode)
+    classifier.init_centres(F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])))
+    classifier.margin.extra = None
+    loss = classifier(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    loss.backward()
+    logits = [4 + 0.3, -4 + 0.3 if mode == "remove" else 0.3, 0.3]
+    wanted = sum(math.log1p(math.exp(sign * x)) for sign, x in zip((-1, 1, 1), logits, strict=True)) ** 2
+    assert loss.item() == pytest.approx(wanted, rel=1e-6)
+    assert classifier.weight.grad[1].eq(0).all() and classifier.weight.grad[2].ne(0).any()
+
+
+def test_bf16_products_are_summed_in_float32():
+    """As far from float32 as rounded factors are, not as far as rounded sums; softmax and margin are untouched."""
+    embedding, label = torch.randn(64, 512), torch.randint(0, 2000, (64,))
+    found = {}
+    for precision in ("fp32", "bf16"):
+        classifier = PartialFC(512, 2000, MARGINS.create("cosface"), precision=precision)
+        own = embedding.clone().requires_grad_()
+        before = torch.backends.mkldnn.matmul.fp32_precision
+        loss = classifier(own, label)
+        loss.backward()
+        assert torch.backends.mkldnn.matmul.fp32_precision == before
+        found[precision] = loss.detach(), own.grad, classifier.weight.grad
+    unit, centres = F.normalize(embedding), F.normalize(classifier.weight.detach())
+    exact = unit.double() @ centres.double().T
+    error = multiply(unit, centres.T, low=True) - exact
+    rounded = unit.bfloat16().double() @ centres.bfloat16().double().T - exact
+    assert multiply(unit, centres.T, low=True).dtype == torch.float32
+    assert min(error.abs().max(), (error - rounded).abs().max()) < 1e-6, "rounded factors, or a CPU that has no bf16"
+    assert error.std() < 1.5e-4
+    assert torch.equal(multiply(unit.double(), centres.double().T, low=True), exact)
+    for low, high in zip(found["bf16"], found["fp32"], strict=True):
+        assert (low - high).norm() < 0.02 * high.norm()
 
 
 def test_a_second_backward_is_refused():
@@ -81,7 +134,7 @@ def test_cuda_equals_the_cpu(rate):
         classifier = PartialFC(D, 1000, MARGINS.create("arcface"), sample_rate=rate).to(device)
         optimizer = torch.optim.SGD(classifier.parameters(), lr=0.1, momentum=0.9)
         classifier.bind(optimizer)
-        classifier.sample = lambda label, step: torch.cat([label, torch.arange(90).to(label)]).unique()  # one draw
+        classifier.sample = lambda label, *_: torch.cat([label, torch.arange(90).to(label)]).unique()  # one draw
         loss = classifier(*(part.to(device) for part in batch))
         loss.backward()
         optimizer.step()

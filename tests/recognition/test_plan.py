@@ -29,7 +29,8 @@ def test_memory_is_the_sum_of_its_parts(trainer):
     weights = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert parts["network"] == 4 * (weights + 3 * trained)  # gradient, its copy in DDP's bucket, momentum
-    assert parts["class centres"] == 4 * 3 * 6 * 32 and parts["logits"] == 2 * 4 * 6 * 6
+    assert parts["class centres"] == parts["their optimizer state"] == 4 * 6 * 32
+    assert parts["compared centres"] == 2 * 4 * 6 * 32 - parts["logits"] // 2 and parts["logits"] == 2 * 4 * 6 * 6
     assert plan.memory(trainer).startswith(f"about {sum(parts.values()) / 2**20:,.0f} MiB per process")
 
 

@@ -104,3 +104,94 @@ def test_binding_another_optimizer_lets_go_of_the_first():
     whole = PartialFC(D, 1000, MARGINS.create("cosface"))
     whole.bind(second)  # at sample_rate 1 there is nothing to bind
     assert len(second._optimizer_step_pre_hooks) == 1
+
+
+def forgetful(rate: float = 0.1, **arguments) -> tuple[PartialFC, torch.optim.Optimizer]:
+    return sampled_classifier(rate=rate, state="sampled", **arguments)
+
+
+def test_momentum_of_the_last_sample_only_equals_a_reference():
+    """Float64, class by class: a class keeps its momentum while it is sampled, and begins anew when it comes back."""
+    classifier, optimizer = forgetful(rate=0.6, classes=40)
+    weight, momentum = classifier.weight.detach().double(), torch.zeros(40, D, dtype=torch.float64)
+    came_back = 0
+    for step in range(6):
+        micro_steps = (0, 1) if step == 4 else (0,)
+        held: set[int] = set()
+        for draw in micro_steps:
+            classifier(*batch_of(40, 7, step + 20 * draw)[:2], step=step).backward()
+            held |= set(classifier.sampled_rows.tolist())
+        gradient = classifier.weight.grad.to_dense().double()
+        optimizer.step()
+        optimizer.zero_grad()
+        for row in range(40):
+            if row in held:
+                momentum[row] = 0.9 * momentum[row] + gradient[row] + 5e-4 * weight[row]
+                weight[row] -= 0.1 * momentum[row]
+            else:
+                came_back += bool(momentum[row].any())
+                momentum[row] = 0
+        kept = optimizer.state[classifier.weight]["momentum_buffer"]
+        assert kept.is_sparse and kept.shape == (40, D) and kept.coalesce().values().shape == (len(held), D)
+        torch.testing.assert_close(classifier.weight.double(), weight, rtol=1e-5, atol=1e-7)
+        found = classifier.tensors(optimizer)["momentum_buffer"].double()
+        torch.testing.assert_close(found, momentum, rtol=1e-5, atol=1e-6)
+    assert came_back > 20
+
+
+def test_what_is_kept_is_as_large_as_the_sample():
+    classifier, optimizer = forgetful()
+    for step in range(3):
+        classifier(*batch_of(1000, 7)[:2], step=step).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    kept = optimizer.state[classifier.weight]["momentum_buffer"]
+    assert kept._values().untyped_storage().nbytes() == 4 * 100 * D and len(optimizer.state) == 1
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_it_continues_exactly_from_what_was_saved(dense):
+    """From the optimizer's own state, or from that of all classes with zeros, as a checkpoint holds it."""
+    straight = forgetful(classes=40, rate=0.5)
+    other = forgetful(classes=40, rate=0.5, seed=0)
+
+    def advance(classifier: PartialFC, optimizer: torch.optim.Optimizer, steps: range) -> None:
+        for step in steps:
+            classifier(*batch_of(40, 7, step)[:2], step=step).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    advance(*straight, range(3))
+    other[0].load_state_dict(straight[0].state_dict())
+    if dense:
+        held = straight[0].tensors(straight[1])["momentum_buffer"].clone()
+        other[1].state[other[0].weight]["momentum_buffer"] = held
+    else:
+        other[1].load_state_dict(copy.deepcopy(straight[1].state_dict()))
+    advance(*straight, range(3, 6)), advance(*other, range(3, 6))
+    for wanted, found in zip(*(c.tensors(o).values() for c, o in (straight, other)), strict=True):
+        assert torch.equal(wanted, found)
+    assert other[1].state[other[0].weight]["momentum_buffer"].is_sparse
+
+
+def test_moments_with_a_step_count_of_the_run_are_not_forgotten():
+    classifier = PartialFC(D, 40, MARGINS.create("cosface"), sample_rate=0.5, state="sampled")
+    with pytest.raises(
+        ValueError, match=r"classifier.state is 'sampled' and the optimizer AdamW; wanted optim.name=sgd"
+    ):
+        classifier.bind(torch.optim.AdamW(classifier.parameters()))
+
+
+def test_the_gradient_of_one_backward_need_not_be_sorted_again():
+    classifier, _ = sampled_classifier()
+    total = torch.zeros(1000, D)
+    for draw in (0, 1):
+        classifier(*batch_of(1000, 7, draw)[:2]).backward()
+        if draw == 0:
+            assert classifier.weight.grad.is_coalesced()
+            total += classifier.weight.grad.to_dense()
+    other, _ = sampled_classifier()
+    other(*batch_of(1000, 7, 1)[:2]).backward()
+    assert torch.equal(classifier.weight.grad.to_dense(), total + other.weight.grad.to_dense())
+    rows = classifier.weight.grad.coalesce().indices()[0]
+    assert torch.equal(rows, rows.unique())

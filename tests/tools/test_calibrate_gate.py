@@ -55,7 +55,7 @@ def test_two_sets_rules_and_a_constant_gate(recipe: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["adapter.name=lora"], "adapter 'lora' has no gate: name one that has, such as dual_lora"),
+        (["adapter.name=lora"], "neither adapter 'lora' nor margin 'cosface' reads a gate"),
         (["degradation.share=0.0", "--images", "4"], "rule 'roles' needs good and poor images"),
         (["--write", "run"], "a run's adapter was trained with its gate"),
         (["--write", "run/config.json"], "a run's adapter was trained with its gate"),
