@@ -21,6 +21,7 @@ from easydict import EasyDict
 from torch import nn
 
 from iqa import SCORERS
+from recognition.data.augmentations.sequence import Augmentations
 from recognition.data.bad_records import check_share
 from recognition.data.records import Records
 from recognition.data.scores import ScorerIdentity, ShardScores, StoredScores, bad
@@ -90,7 +91,7 @@ def source(config: EasyDict, scorer: nn.Module | None, begun: Path | None = None
         return told.get("scores", {}).get("from", "online"), "as the run began"
     if scorer.range[0] == scorer.range[1]:
         return "online", "every picture has the same"
-    times = config.schedule.epochs * (1 - config.degradation.share)
+    times = config.schedule.epochs * (1 - config.degradation.share) * Augmentations(config.data.augment).untouched
     if times >= 2:
         return "sidecar", f"each picture is seen {times:.3g} times as it is stored"
     return "online", f"a picture is seen {times:.3g} times as it is stored, so a sidecar would not pay"

@@ -30,10 +30,10 @@ class Batch:
     label: Tensor  # (B,) int64, 0 .. classes - 1
     key: Tensor  # (B, 2) int64: shard, key within the shard
     score: Tensor | None = None  # (B,) or (B, k) float32, raw quality from a cache
-    twin: Tensor | None = None  # as image, before degradation
+    twin: Tensor | None = None  # as image, without what loses resolution: degradation, some augmentations
     level: Tensor | None = None  # (B,) float32 in [0, 1): 1 - side / 112; 0 = not degraded
     landmarks: Tensor | None = None  # (B, 5, 2) float32 in pixels of the 112 px image: x, y
-    unscored: Tensor | None = None  # (R,) int64 rows whose score is not of this picture: it was degraded after that
+    unscored: Tensor | None = None  # (R,) int64 rows whose score is not of this picture: it was changed after that
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.image, self.label, self.key))

@@ -72,7 +72,7 @@ class Cosine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, unit: Tensor, weight: Tensor, rows: Tensor | None, low: bool) -> Tensor:
-        centres = weight.detach().to(unit.dtype) if rows is None else weight.detach()[rows].to(unit.dtype)
+        centres = (weight.detach() if rows is None else weight.detach().index_select(0, rows)).to(unit.dtype)
         norm = torch.linalg.vector_norm(centres, dim=1, keepdim=True).clamp_min_(SMALLEST_NORM)
         centres = centres / norm if rows is None else centres.div_(norm)
         ctx.save_for_backward(unit, centres, norm, rows)

@@ -41,7 +41,7 @@ class RowUpdate:
             return
         gradient = self.weight.grad.coalesce()
         rows = gradient.indices()[0]
-        part = nn.Parameter(self.weight.detach()[rows])
+        part = nn.Parameter(self.weight.detach().index_select(0, rows))
         part.grad = gradient.values()
         if self.weight in optimizer.state:
             state = optimizer.state[self.weight]
@@ -56,7 +56,7 @@ class RowUpdate:
         (parameters, i, part, rows), self._open = self._open, None
         parameters[i] = self.weight
         with torch.no_grad():
-            self.weight[rows] = part
+            self.weight.index_copy_(0, rows, part)
         state = optimizer.state[self.weight]
         for name, value in optimizer.state.pop(part, {}).items():
             if not isinstance(value, Tensor) or value.shape != part.shape:
@@ -68,7 +68,7 @@ class RowUpdate:
             else:
                 if not self._is_full(state.get(name)):
                     state[name] = torch.zeros_like(self.weight, dtype=value.dtype, requires_grad=False)
-                state[name][rows] = value
+                state[name].index_copy_(0, rows, value)
 
     def _is_full(self, value: object) -> bool:
         return isinstance(value, Tensor) and value.shape == self.weight.shape
@@ -88,7 +88,7 @@ def _mark_coalesced(weight: nn.Parameter) -> None:
 def take_rows(matrix: Tensor, rows: Tensor) -> Tensor:
     """Some rows of a matrix, (n, columns); zeros for those that a sparse one does not hold. rows: (n,) int64."""
     if not matrix.is_sparse:
-        return matrix[rows]
+        return matrix.index_select(0, rows)
     matrix = matrix.coalesce()
     held, values = matrix.indices()[0], matrix.values()
     found = values.new_zeros(len(rows), values.shape[1])

@@ -30,6 +30,7 @@ GATED = ("adapter.name=dual_lora", "adapter.rank=2", "degradation.share=0.5")
         (["degradation.share=0.5"], "sharpness", "online"),
         (["degradation.share=0.5", "schedule.epochs=4"], "sharpness", "sidecar"),
         (["schedule.epochs=1.9"], "sharpness", "online"),
+        (["schedule.epochs=3", "data.augment=[{'name':'hsv','probability':0.5}]"], "sharpness", "online"),
         (["data.scores=online"], "sharpness", "online"),
         (["data.scores=sidecar", "schedule.epochs=0.1"], "sharpness", "sidecar"),
         ([], "constant", "online"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -58,6 +59,11 @@ class Augmentations:
 
     def __len__(self) -> int:
         return len(self.members)
+
+    @property
+    def untouched(self) -> float:
+        """Share of the images that none of them changes, in [0, 1]."""
+        return math.prod(1 - member.probability for member in self.members)
 
     def apply(self, images: Tensor, positions: ArrayLike, *, seed: int, clean: bool = True) -> Augmented:
         """images: (B, H, H, 3) uint8 at the global positions (B,), not written to.
