@@ -86,6 +86,22 @@ def clipped(target: Tensor, angle: Tensor, additive: float | Tensor, edge: float
     return value.cos() - additive, (turned.sin() / _sine(kept)).where((kept == target) & (value == turned), 0.0)
 
 
+def with_clipped(
+    cosine: Tensor, label: Tensor, scale: float, angle: Tensor, additive: Tensor, edge: float, exact: bool = True
+) -> Tensor:
+    """Logits whose target column is scale * (cos(clip(theta + angle)) - additive), see `clipped`.
+
+    angle: (N,) radians. additive: (N,) in units of the cosine. exact: with the gradient of that, else straight-through,
+    scale for every column. Returns as with_target.
+    """
+
+    def edit(target: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = clipped(target, angle[rows], additive[rows], edge)
+        return value, slope if exact else torch.ones_like(slope)
+
+    return with_target(cosine, label, scale, edit)
+
+
 def targets_of_all(cosine: Tensor, label: Tensor) -> Tensor:
     """Target cosines of all images, (N,) without gradient, the same on every process, whichever holds the target.
 
@@ -99,21 +115,3 @@ def targets_of_all(cosine: Tensor, label: Tensor) -> Tensor:
 
 def _sine(cosine: Tensor) -> Tensor:
     return ((1 - cosine) * (1 + cosine)).sqrt().clamp_min(SMALLEST_SINE)
-
-
-def check_scale(scale: float) -> None:
-    """ValueError unless the softmax's scale is a positive number."""
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"margin.scale is {scale}; it must be a positive number, 64 in most recipes")
-
-
-def check_margin(name: str, value: float, low: float, high: float) -> None:
-    """ValueError unless low <= value <= high."""
-    if not low <= value <= high:
-        raise ValueError(f"margin.{name} is {value}; it must lie in {low:g} .. {high:g}")
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """ValueError unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"margin.{name} is '{value}'; it must be {' or '.join(map(repr, choices))}")

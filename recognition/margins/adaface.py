@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.margins import MARGINS
-from recognition.margins._target import check_margin, check_scale, clipped, with_target
+from recognition.margins._checks import check_margin, check_scale
+from recognition.margins._target import with_clipped
 from recognition.types import MarginContext
 
 EDGE = 1e-3  # head.py's eps: of cosine, angle and deviation
@@ -52,9 +53,7 @@ class AdaFace(nn.Module):
             self._move(norm)
         z = (self.concentration * (norm - self.mean) / (self.deviation + EDGE)).clamp(-1.0, 1.0)
         angle, additive = -self.margin * z, self.margin * (1 + z)
-        return with_target(
-            cosine, label, self.scale, lambda target, rows: clipped(target, angle[rows], additive[rows], EDGE)
-        )
+        return with_clipped(cosine, label, self.scale, angle, additive, EDGE)
 
     def _move(self, norm: Tensor) -> None:
         self.mean.lerp_(norm.mean().to(self.mean.dtype), self.momentum)

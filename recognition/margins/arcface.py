@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.margins import MARGINS
-from recognition.margins._target import angular, check_margin, check_scale, with_target
+from recognition.margins._checks import check_choice, check_margin, check_scale
+from recognition.margins._target import angular, with_target
 from recognition.types import MarginContext
 
 
@@ -35,8 +36,7 @@ class ArcFace(nn.Module):
         super().__init__()
         check_margin("margin", margin, 0.0, math.pi)
         check_scale(scale)
-        if gradient not in ("straight_through", "exact"):
-            raise ValueError(f"margin.gradient is '{gradient}'; it must be 'straight_through' or 'exact'")
+        check_choice("gradient", gradient, ("straight_through", "exact"))
         self.margin, self.scale, self.gradient = margin, scale, gradient
 
     def forward(self, cosine: Tensor, label: Tensor, context: MarginContext) -> Tensor:

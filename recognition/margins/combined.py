@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.margins import MARGINS
-from recognition.margins._target import angular, check_margin, check_scale, with_target
+from recognition.margins._checks import check_choice, check_margin, check_scale
+from recognition.margins._target import angular, with_target
 from recognition.types import MarginContext
 
 
@@ -36,8 +37,7 @@ class Combined(nn.Module):
         check_margin("m2", m2, 0.0, math.pi)
         check_margin("m3", m3, 0.0, 2.0)
         check_scale(scale)
-        if mode not in ("exact", "arcface_torch"):
-            raise ValueError(f"margin.mode is '{mode}'; it must be 'exact' or 'arcface_torch'")
+        check_choice("mode", mode, ("exact", "arcface_torch"))
         if mode == "arcface_torch":
             if m3 > 0:
                 m1, m2 = 1.0, 0.0

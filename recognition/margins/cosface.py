@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.margins import MARGINS
-from recognition.margins._target import check_margin, check_scale, with_target
+from recognition.margins._checks import check_margin, check_scale
+from recognition.margins._target import with_target
 from recognition.types import MarginContext
 
 

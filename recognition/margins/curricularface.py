@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.margins import MARGINS
-from recognition.margins._target import check_margin, check_scale, straightened, targets_of_all, with_target
+from recognition.margins._checks import check_margin, check_scale
+from recognition.margins._target import straightened, targets_of_all, with_target
 from recognition.types import MarginContext
 
 

@@ -9,14 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.margins import MARGINS
-from recognition.margins._target import (
-    angular,
-    check_choice,
-    check_margin,
-    check_scale,
-    targets_of_all,
-    with_target,
-)
+from recognition.margins._checks import check_choice, check_margin, check_scale
+from recognition.margins._target import angular, targets_of_all, with_target
 from recognition.types import MarginContext
 
 # base -> margin, deviation, deviation of the plus forms: the published configuration

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from recognition.margins import MARGINS
+from recognition.margins._checks import check_positive
+from recognition.margins._wrapped import stand_on
 from recognition.types import MarginContext
 
 
@@ -49,41 +50,31 @@ class Forgetting(nn.Module):
             twice = next(number for number in forget if list(forget).count(number) > 1)
             raise ValueError(f"margin.forget names class {twice} twice")
         for name, value in (("weight", weight), ("bound", bound)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"margin.{name} is {value}; it must be a positive number")
-        if of == "forgetting":
-            raise ValueError(
-                "margin.of is 'forgetting' itself: name the margin that it stands on, and all classes here"
-            )
-        try:
-            self.margin = MARGINS.create(of, **(arguments or {}))
-        except ValueError as error:
-            raise ValueError(f"margin.of and margin.arguments: {error}") from None
-        if hasattr(self.margin, "weigh"):
-            raise ValueError(f"margin.of is '{of}', which weighs the losses itself: name a margin that does not")
-        for optional in ("reduce", "extra", "needs_gate", "fields", "measure"):
-            if hasattr(self.margin, optional):
-                setattr(self, optional, getattr(self.margin, optional))
+            check_positive(name, value)
+        self.margin = stand_on(self, "forgetting", of, arguments, {"weigh": "weighs the losses itself"})
         self.weight, self.bound = weight, bound
         self.register_buffer("forget", torch.tensor([*forget], dtype=torch.int64), persistent=False)
         self._highest, self._count = max(forget, default=-1), len(forget)
+
+    def check(self, num_classes: int) -> None:
+        """ValueError for a class that the records do not have, and where none would remain."""
+        if self._highest >= num_classes:
+            raise ValueError(
+                f"margin.forget names class {self._highest}, but config.data.records holds classes 0 .. "
+                f"{num_classes - 1}; tools/inspect_records.py shows a record's label"
+            )
+        if self._count == num_classes:
+            raise ValueError(f"margin.forget names all {self._count} classes of config.data.records: none would remain")
+        if hasattr(self.margin, "check"):
+            self.margin.check(num_classes)
 
     def forward(self, cosine: Tensor, label: Tensor, context: MarginContext) -> Tensor:
         """The other margin's logits."""
         return self.margin(cosine, label, context)
 
     def weigh(self, losses: Tensor, context: MarginContext) -> Tensor:
-        """losses: (N,) of the global batch. Returns (N,) whose mean is the objective.
-
-        ValueError for a class that the records do not have, and where none would remain.
-        """
-        if self._highest >= context.num_classes:
-            raise ValueError(
-                f"margin.forget names class {self._highest}, but config.data.records holds classes 0 .. "
-                f"{context.num_classes - 1}; tools/inspect_records.py shows a record's label"
-            )
-        if self._count == context.num_classes:
-            raise ValueError(f"margin.forget names all {self._count} classes of config.data.records: none would remain")
+        """losses: (N,) of the global batch. Returns (N,) whose mean is the objective. ValueError as check()'s."""
+        self.check(context.num_classes)
         out = torch.isin(context.label, self.forget)
         forgotten = out.sum().clamp_min(1)  # where there are none, nothing is divided by it
         remaining = (~out).sum().clamp_min(1)

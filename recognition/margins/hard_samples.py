@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from recognition import distributed
 from recognition.margins import MARGINS
+from recognition.margins._checks import check_number
+from recognition.margins._wrapped import stand_on
 from recognition.types import MarginContext
 
 FIRST_SHARE = 0.1  # of the Gaussian, before the first batch; this and the next two are those of TopoFR's program
@@ -40,20 +42,9 @@ class HardSamples(nn.Module):
 
     def __init__(self, of: str = "arcface", arguments: Mapping[str, object] | None = None, rate: float = 0.01) -> None:
         super().__init__()
-        if not 0 < rate <= 1:
-            raise ValueError(f"margin.rate is {rate}; it must lie in (0, 1]")
-        if of == "hard_samples":
-            raise ValueError("margin.of is 'hard_samples' itself: name the margin that it stands on")
-        try:
-            self.margin = MARGINS.create(of, **(arguments or {}))
-        except ValueError as error:
-            raise ValueError(f"margin.of and margin.arguments: {error}") from None
-        for optional, what in (("reduce", "owns its reduction, so it has no softmax"), ("weigh", "weighs the losses")):
-            if hasattr(self.margin, optional):
-                raise ValueError(f"margin.of is '{of}', which {what}: name a margin that does not")
-        for optional in ("needs_gate", "fields", "measure", "extra"):
-            if hasattr(self.margin, optional):
-                setattr(self, optional, getattr(self.margin, optional))
+        check_number("rate", rate, lambda number: 0 < number <= 1, "lie in (0, 1]")
+        refused = {"reduce": "owns its reduction, so it has no softmax", "weigh": "weighs the losses"}
+        self.margin = stand_on(self, "hard_samples", of, arguments, refused)
         self.rate = rate
         self.register_buffer("moments", torch.zeros(3))  # running means of gamma, gamma H^2, (1 - gamma) H^2
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))

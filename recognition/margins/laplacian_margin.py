@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recognition.margins import MARGINS
-from recognition.margins._target import check_choice, check_margin, check_scale, clipped, with_target
+from recognition.margins._checks import check_choice, check_margin, check_positive, check_scale
+from recognition.margins._target import with_clipped
 from recognition.types import Batch, MarginContext
 
 EDGE = 1e-5  # the published clamp, of cosine and angle
@@ -53,8 +54,7 @@ class LaplacianMargin(nn.Module):
         super().__init__()
         check_choice("approach", approach, ("laplacian", "level"))
         check_choice("gradient", gradient, ("straight_through", "exact"))
-        if not (math.isfinite(strength) and strength > 0):
-            raise ValueError(f"margin.strength is {strength}; it must be a positive number of grey levels")
+        check_positive("strength", strength, "be a positive number of grey levels")
         for name, value in (("margin_low_res", margin_low_res), ("margin_high_res", margin_high_res)):
             check_margin(name, value, 0.0, math.pi)
         check_margin("lowest", lowest, 0.0, math.pi)
@@ -88,12 +88,8 @@ class LaplacianMargin(nn.Module):
         if context.measured is None:
             raise RuntimeError("margin 'laplacian_margin' needs what its measure(batch) finds: give measured=...")
         margin = self._margin(context.measured)
-
-        def edit(target: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            value, slope = clipped(target, margin[rows], 0.0, EDGE)
-            return value, slope if self.gradient == "exact" else torch.ones_like(slope)
-
-        return with_target(cosine, label, self.scale, edit)
+        exact = self.gradient == "exact"
+        return with_clipped(cosine, label, self.scale, margin, torch.zeros_like(margin), EDGE, exact)
 
     def _margin(self, measured: Tensor) -> Tensor:
         if self.approach == "level":

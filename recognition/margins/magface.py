@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.margins import MARGINS
-from recognition.margins._target import angular, check_scale, straightened, with_target
+from recognition.margins._checks import check_scale, check_share, is_pair
+from recognition.margins._target import angular, straightened, with_target
 from recognition.types import MarginContext
 
 
@@ -37,12 +38,11 @@ class MagFace(nn.Module):
         easy_margin: bool = True,
     ) -> None:
         super().__init__()
-        if len(norms) != 2 or not 0 < norms[0] < norms[1] < math.inf:
+        if not (is_pair(norms) and 0 < norms[0] < norms[1]):
             raise ValueError(f"margin.norms is {norms}; it must be two norms, 0 < lowest < highest")
-        if len(margins) != 2 or not 0 <= margins[0] <= margins[1] <= math.pi / 2:
+        if not (is_pair(margins) and 0 <= margins[0] <= margins[1] <= math.pi / 2):
             raise ValueError(f"margin.margins is {margins}; it must be two margins, 0 <= smallest <= largest <= pi / 2")
-        if not (math.isfinite(lambda_g) and lambda_g >= 0):
-            raise ValueError(f"margin.lambda_g is {lambda_g}; it must be a number, 0 or more")
+        check_share("lambda_g", lambda_g)
         check_scale(scale)
         self.norms, self.margins, self.lambda_g = tuple(norms), tuple(margins), lambda_g
         self.scale, self.easy_margin = scale, easy_margin

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from recognition.margins import MARGINS
-from recognition.margins._target import check_choice, check_margin, check_scale, clipped, with_target
+from recognition.margins._checks import check_choice, check_margin, check_scale, is_pair
+from recognition.margins._target import with_clipped
 from recognition.types import MarginContext
 
 EDGE = 1e-3  # AdaFace's
@@ -40,7 +40,7 @@ class QualityMargin(nn.Module):
     ) -> None:
         super().__init__()
         for name, pair, limit in (("angular", angular, math.pi), ("additive", additive, 2.0)):
-            if len(pair) != 2:
+            if not is_pair(pair):
                 raise ValueError(f"margin.{name} is {pair}; it must be two margins, at gate 0 and at gate 1")
             for value in pair:
                 check_margin(name, value, -limit, limit)
@@ -53,9 +53,4 @@ class QualityMargin(nn.Module):
         if context.gate is None:
             raise RuntimeError("margin 'quality_margin' needs a gate for each image: give the classifier gate=...")
         angle, additive = (at_0 + (at_1 - at_0) * context.gate for at_0, at_1 in (self.angular, self.additive))
-
-        def edit(target: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            value, slope = clipped(target, angle[rows], additive[rows], EDGE)
-            return value, slope if self.gradient == "exact" else torch.ones_like(slope)
-
-        return with_target(cosine, label, self.scale, edit)
+        return with_clipped(cosine, label, self.scale, angle, additive, EDGE, self.gradient == "exact")

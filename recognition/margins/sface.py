@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recognition.distributed import all_reduce_sum
 from recognition.margins import MARGINS
-from recognition.margins._target import check_margin, check_scale
+from recognition.margins._checks import check_margin, check_positive, check_scale
 from recognition.types import MarginContext
 
 
@@ -28,8 +28,7 @@ class SFace(nn.Module):
     def __init__(self, scale: float = 64.0, k: float = 80.0, a: float = 0.8, b: float = 1.23) -> None:
         super().__init__()
         check_scale(scale)
-        if not (math.isfinite(k) and k > 0):
-            raise ValueError(f"margin.k is {k}; it must be a positive number")
+        check_positive("k", k)
         check_margin("a", a, 0.0, math.pi)
         check_margin("b", b, 0.0, math.pi)
         self.scale, self.k, self.a, self.b = scale, k, a, b

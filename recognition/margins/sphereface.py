@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.margins import MARGINS
-from recognition.margins._target import check_choice, check_margin, with_target
+from recognition.margins._checks import check_choice, check_margin, check_share
+from recognition.margins._target import with_target
 from recognition.types import MarginContext
 
 PUBLISHED = {"revived": (1.7, 30.0), "annealed": (4.0, 0.0)}  # mode -> margin, scale
@@ -52,8 +53,7 @@ class SphereFace(nn.Module):
                 "set margin.mode=revived for others"
             )
         for name, value in (("scale", scale), ("base", base), ("gamma", gamma), ("floor", floor)):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"margin.{name} is {value}; it must be a number, 0 or more")
+            check_share(name, value)
         self.mode, self.margin, self.scale = mode, margin, scale
         self.base, self.gamma, self.floor = base, gamma, floor
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))

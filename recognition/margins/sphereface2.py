@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recognition.margins import MARGINS
-from recognition.margins._binary import binary_losses
-from recognition.margins._target import check_margin, check_scale
+from recognition.margins._binary import Binary
+from recognition.margins._checks import check_number, check_positive
 from recognition.types import MarginContext
 
 
 @MARGINS.register("sphereface2")
-class SphereFace2(nn.Module):
+class SphereFace2(Binary):
     """Binary: weight / scale * (alpha * log(1 + e^-z_y) + (1 - alpha) * sum_j log(1 + e^z_j)) (Wen et al. 2022).
 
     z_y = scale * (g(cos_y) - margin) + b for the target, z_j = scale * (g(cos_j) + margin) + b for the others,
@@ -23,7 +23,7 @@ class SphereFace2(nn.Module):
         excluded. t: 1 = g is the cosine itself, more = cosines around 0 lie closer to -1. weight: of the whole loss.
     The gradient is straight-through, as published: d z / d cosine = scale.
     b starts where, with all cosines 0, the target's pull equals the push of all others; `offset` is the learned rest of
-    it (published: b itself is the parameter), so weight decay draws b to its start, not to 0.
+    it (published: b itself is the parameter); a single number, it gets no weight decay.
     There is no softmax. Where classes are sampled, the sum is over those that take part: the others' push is smaller by
     about the sample rate, and the learned offset takes up what it can of that; published for all classes only.
     """
@@ -31,17 +31,12 @@ class SphereFace2(nn.Module):
     def __init__(
         self, margin: float = 0.4, scale: float = 40.0, alpha: float = 0.7, t: float = 3.0, weight: float = 50.0
     ) -> None:
-        super().__init__()
-        check_margin("margin", margin, 0.0, 2.0)
-        check_scale(scale)
-        if not 0 < alpha < 1:
-            raise ValueError(f"margin.alpha is {alpha}; it must lie between 0 and 1, neither of them included")
-        if not (math.isfinite(t) and t >= 1):
-            raise ValueError(f"margin.t is {t}; it must be a number, 1 or more")
-        if not (math.isfinite(weight) and weight > 0):
-            raise ValueError(f"margin.weight is {weight}; it must be a positive number")
-        self.margin, self.scale, self.alpha, self.t, self.weight = margin, scale, alpha, t, weight
-        self.offset = nn.Parameter(torch.zeros(()))
+        super().__init__(margin, scale)
+        check_number("alpha", alpha, lambda number: 0 < number < 1, "lie between 0 and 1, neither of them included")
+        check_number("t", t, lambda number: number >= 1, "be a number, 1 or more")
+        check_positive("weight", weight)
+        self.alpha, self.t = alpha, t
+        self.positive, self.negative = weight / scale * alpha, weight / scale * (1 - alpha)
 
     def forward(self, cosine: Tensor, label: Tensor, context: MarginContext) -> Tensor:
         """cosine: (N, classes) in [-1, 1]. label: (N,) target column or -1. Returns (N, classes) float32 logits."""
@@ -51,11 +46,6 @@ class SphereFace2(nn.Module):
             rows = (label >= 0).nonzero().squeeze(1)
             change[rows, label[rows]] -= 2 * self.margin
         return self.scale * (cosine + change) + (self._start(context.num_classes) + self.offset)
-
-    def reduce(self, logits: Tensor, label: Tensor, context: MarginContext) -> Tensor:
-        """Returns (N,) losses over the classes of all processes."""
-        factor = self.weight / self.scale
-        return binary_losses(logits, label, factor * self.alpha, factor * (1 - self.alpha))
 
     def _start(self, classes: int) -> float:
         """b with alpha * sigmoid(-z_y) = (1 - alpha) * (classes - 1) * sigmoid(z_j) where all cosines are 0."""

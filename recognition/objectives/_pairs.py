@@ -1,14 +1,9 @@
-"""What objectives on pairs of embeddings share: unit rows, distances, who is compared with whom, checks in words."""
+"""What objectives on pairs of embeddings share: unit rows, distances, who is compared with whom."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
-
 import torch
 from torch import Tensor
-
-from recognition.types import Batch
 
 DISTANCES = ("euclidean", "squared", "cosine")
 SMALLEST_NORM = 1e-12
@@ -83,30 +78,3 @@ def batch_hard(distance: Tensor, positive: Tensor, negative: Tensor, margin: flo
 def mean_of(values: Tensor, counted: Tensor) -> Tensor:
     """Mean over those that count, (); 0 that depends on the values where none does."""
     return values.where(counted, 0.0).sum() / counted.sum().clamp_min(1)
-
-
-def twin_of(objective: str, batch: Batch) -> Tensor:
-    """The images before degradation. RuntimeError where the loader did not fill them."""
-    if batch.twin is None:
-        raise RuntimeError(
-            f"objective '{objective}' looks at batch.twin, which is None: the loader fills the fields it is asked for"
-        )
-    return batch.twin
-
-
-def check_positive(objective: str, name: str, value: float) -> None:
-    """ValueError unless the argument is a positive number."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"objective '{objective}': {name} is {value}; it must be a positive number")
-
-
-def check_share(objective: str, name: str, value: float) -> None:
-    """ValueError unless the argument is a number of 0 and up."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"objective '{objective}': {name} is {value}; it must be 0 or a positive number")
-
-
-def check_choice(objective: str, name: str, value: str, known: Collection[str]) -> None:
-    """ValueError unless the argument is one of `known`."""
-    if value not in known:
-        raise ValueError(f"objective '{objective}': {name} is {value!r}; it must be one of {', '.join(known)}")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.objectives import OBJECTIVES
-from recognition.objectives._pairs import check_choice, twin_of, unit
+from recognition.objectives._checks import check_choice, needed
+from recognition.objectives._pairs import unit
 from recognition.types import Batch, ObjectiveContext
 
 
@@ -33,7 +34,7 @@ class CrossResolutionDistance(nn.Module):
 
     def views(self, batch: Batch) -> dict[str, Tensor]:
         """The images before degradation."""
-        return {"twin": twin_of("cross_resolution_distance", batch)}
+        return {"twin": needed("cross_resolution_distance", batch, "twin")}
 
     def forward(self, embedding: Tensor, label: Tensor, context: ObjectiveContext) -> Tensor:
         """embedding: (N, D) of the global batch. Returns ()."""

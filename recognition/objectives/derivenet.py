@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from recognition.objectives import OBJECTIVES
-from recognition.objectives._pairs import check_share, mean_of, twin_of, unit
-from recognition.objectives._rows import at_least_float32, check_whole, check_width, reduced
+from recognition.objectives._checks import check_share, check_whole, check_width, needed
+from recognition.objectives._pairs import mean_of, unit
+from recognition.objectives._rows import at_least_float32, reduced
 from recognition.types import IMAGE_SIZE, ObjectiveContext
 
 
@@ -74,7 +75,7 @@ class DeriveNet(nn.Module):
             if self.softmax > 0:
                 loss = loss + self.softmax * self._margin_softmax(embedding, same)
             if self.recent > 0:
-                twin = reduced(twin_of("derivenet", context.batch), self.side)
+                twin = reduced(needed("derivenet", context.batch, "twin"), self.side)
                 picture = context.gather(twin).flatten(1).to(embedding.dtype)
                 loss = loss + self.recent * self._reconstruction(embedding, same, picture)
             return loss

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.objectives import OBJECTIVES
-from recognition.objectives._pairs import check_choice, check_share, twin_of, unit
+from recognition.objectives._checks import check_choice, check_share, needed
+from recognition.objectives._pairs import unit
 from recognition.types import Batch, ObjectiveContext
 
 
@@ -46,14 +47,14 @@ class Distill(nn.Module):
 
     def views(self, batch: Batch) -> dict[str, Tensor]:
         """The images before degradation, where they are taught."""
-        return {} if self.of == "seen" else {"twin": twin_of("distill", batch)}
+        return {} if self.of == "seen" else {"twin": needed("distill", batch, "twin")}
 
     def forward(self, embedding: Tensor, label: Tensor, context: ObjectiveContext) -> Tensor:
         """embedding: (N, D) of the global batch. Returns (). RuntimeError before bind()."""
         if self.base is None:
             raise RuntimeError("objective 'distill' has no teacher: call bind(base) with the starting network first")
         with torch.no_grad():
-            teacher = context.gather(self.base(twin_of("distill", context.batch)))
+            teacher = context.gather(self.base(needed("distill", context.batch, "twin")))
         with torch.autocast(embedding.device.type, enabled=False):
             teacher = unit(teacher).to(torch.promote_types(embedding.dtype, torch.float32))
             students = {"seen": embedding, **context.views}

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from recognition.objectives import OBJECTIVES
-from recognition.objectives._pairs import check_positive, unit
-from recognition.objectives._rows import at_least_float32, check_range, check_whole, check_width, needed
+from recognition.objectives._checks import check_positive, check_range, check_whole, check_width, needed
+from recognition.objectives._pairs import unit
+from recognition.objectives._rows import at_least_float32
 from recognition.types import IMAGE_SIZE, ObjectiveContext
 
 
@@ -56,7 +57,7 @@ class IndexDiversion(nn.Module):
     def forward(self, embedding: Tensor, label: Tensor, context: ObjectiveContext) -> Tensor:
         """embedding: (N, D). label: (N,). Returns a scalar. ValueError where D is not embedding_size."""
         check_width("index_diversion", embedding, self.embedding_size)
-        level = context.gather(needed(context.batch.level, "index_diversion", "level"))
+        level = context.gather(needed("index_diversion", context.batch, "level"))
         with torch.autocast(embedding.device.type, enabled=False):
             direction = unit(at_least_float32(embedding))
             if self.training:

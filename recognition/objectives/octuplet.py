@@ -9,17 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.objectives import OBJECTIVES
-from recognition.objectives._pairs import (
-    DISTANCES,
-    batch_hard,
-    check_choice,
-    check_positive,
-    distances,
-    masks,
-    mean_of,
-    twin_of,
-    unit,
-)
+from recognition.objectives._checks import check_choice, check_positive, needed
+from recognition.objectives._pairs import DISTANCES, batch_hard, distances, masks, mean_of, unit
 from recognition.types import Batch, ObjectiveContext
 
 QUADRANTS = ("hr_hr", "hr_lr", "lr_hr", "lr_lr")  # whose anchors, then whose positives and negatives
@@ -57,18 +48,19 @@ class Octuplet(nn.Module):
         super().__init__()
         check_positive("octuplet", "margin", margin)
         check_choice("octuplet", "distance", distance, DISTANCES)
-        if isinstance(quadrants, str) or not quadrants or len({*quadrants}) < len(quadrants):
+        several = isinstance(quadrants, Sequence) and not isinstance(quadrants, str)
+        for quadrant in quadrants if several else ():
+            check_choice("octuplet", "quadrants", quadrant, QUADRANTS)
+        if not several or not quadrants or len({*quadrants}) < len(quadrants):
             raise ValueError(
                 f"objective 'octuplet': quadrants is {quadrants!r}; it is a list of some of {', '.join(QUADRANTS)}"
             )
-        for quadrant in quadrants:
-            check_choice("octuplet", "quadrants", quadrant, QUADRANTS)
         self.margin, self.distance, self.normalise = margin, distance, normalise
         self.quadrants, self.legacy_anchors = tuple(quadrants), legacy_anchors
 
     def views(self, batch: Batch) -> dict[str, Tensor]:
         """The images before degradation."""
-        return {"twin": twin_of("octuplet", batch)}
+        return {"twin": needed("octuplet", batch, "twin")}
 
     def forward(self, embedding: Tensor, label: Tensor, context: ObjectiveContext) -> Tensor:
         """embedding: (N, D), label: (N,), of the global batch. Returns ()."""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.objectives import OBJECTIVES
-from recognition.objectives._pairs import check_positive, masks, mean_of, twin_of, unit
+from recognition.objectives._checks import check_positive, needed
+from recognition.objectives._pairs import masks, mean_of, unit
 from recognition.types import Batch, ObjectiveContext
 
 
@@ -32,7 +33,7 @@ class SupCon(nn.Module):
 
     def views(self, batch: Batch) -> dict[str, Tensor]:
         """The images before degradation, where they take part."""
-        return {"twin": twin_of("supcon", batch)} if self.twins else {}
+        return {"twin": needed("supcon", batch, "twin")} if self.twins else {}
 
     def forward(self, embedding: Tensor, label: Tensor, context: ObjectiveContext) -> Tensor:
         """embedding: (N, D), label: (N,), of the global batch. Returns ()."""

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from recognition.objectives import OBJECTIVES
-from recognition.objectives._pairs import check_positive, check_share, mean_of, unit
-from recognition.objectives._rows import at_least_float32, needed
+from recognition.objectives._checks import check_positive, check_share, needed
+from recognition.objectives._pairs import mean_of, unit
+from recognition.objectives._rows import at_least_float32
 from recognition.types import IMAGE_SIZE, Batch, ObjectiveContext
 
 LEFT_EYE, RIGHT_EYE, NOSE, PAIRED = 0, 1, 2, [0, 1, 3, 4]  # places among the five landmarks
@@ -41,12 +42,12 @@ class Symmetry(nn.Module):
 
     def views(self, batch: Batch) -> dict[str, Tensor]:
         """left_half, right_half: (B, 3, H, W) each, the picture's halves mirrored to whole faces."""
-        left, right = halves(batch.image, needed(batch.landmarks, "symmetry", "landmarks"))
+        left, right = halves(batch.image, needed("symmetry", batch, "landmarks"))
         return {"left_half": left, "right_half": right}
 
     def forward(self, embedding: Tensor, label: Tensor, context: ObjectiveContext) -> Tensor:
         """embedding: (N, D). label: (N,), not looked at. Returns a scalar."""
-        landmarks = context.gather(needed(context.batch.landmarks, "symmetry", "landmarks"))
+        landmarks = context.gather(needed("symmetry", context.batch, "landmarks"))
         counted = frontality(landmarks).abs() <= self.frontal
         whole = at_least_float32(embedding)
         left, right = (unit(context.views[f"{side}_half"].to(whole.dtype)) for side in ("left", "right"))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from recognition.objectives import OBJECTIVES
-from recognition.objectives._pairs import check_choice, twin_of, unit
-from recognition.objectives._rows import at_least_float32, check_whole, lengths, reduced
+from recognition.objectives._checks import check_choice, check_whole, needed
+from recognition.objectives._pairs import unit
+from recognition.objectives._rows import at_least_float32, lengths, reduced
 from recognition.types import ObjectiveContext
 
 
@@ -53,7 +54,7 @@ class Topology(nn.Module):
 
     def forward(self, embedding: Tensor, label: Tensor, context: ObjectiveContext) -> Tensor:
         """embedding: (N, D). label: (N,), not looked at. Returns a scalar."""
-        picture = context.batch.image if self.of == "image" else twin_of("topology", context.batch)
+        picture = context.batch.image if self.of == "image" else needed("topology", context.batch, "twin")
         if 0 < self.side < max(picture.shape[2:]):
             picture = reduced(picture, self.side)
         picture = context.gather(picture.detach())

@@ -8,15 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.objectives import OBJECTIVES
-from recognition.objectives._pairs import (
-    batch_hard,
-    check_choice,
-    check_positive,
-    distances,
-    masks,
-    mean_of,
-    unit,
-)
+from recognition.objectives._checks import check_choice, check_positive
+from recognition.objectives._pairs import batch_hard, distances, masks, mean_of, unit
 from recognition.types import ObjectiveContext
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from recognition.objectives import OBJECTIVES
-from recognition.objectives._pairs import check_positive, check_share, unit
+from recognition.objectives._checks import check_positive, check_share
+from recognition.objectives._pairs import unit
 from recognition.types import ObjectiveContext
 
 
@@ -15,8 +16,9 @@ class UNPG(nn.Module):
     """Unified negative pairs: mean log(1 + exp(LSE(scale * n) - log_total_i)), n: cosines of unlike pairs.
 
     Jung et al. 2022, arXiv 2203.11593: the cosines n of all pairs of the global batch with unlike labels stand behind
-    every row of the classifier's logits as further columns, in one softmax. This is what they add to its cross-entropy:
-    with weight 1, or that of the classifier, the sum is exactly that cross-entropy, though no row is lengthened. LSE is
+    every row of the classifier's logits as further columns, in one softmax. This is what they add to its cross-entropy.
+    Only where its weight equals classifier.weight, classifier.twins is off and the margin does not weigh the losses is
+    the sum exactly the cross-entropy with these further columns, times that weight; no row is lengthened for it. LSE is
     the log-sum-exp of the pairs, the same for all rows, log_total_i that of the classifier's logits of row i.
     scale: the margin's own; another one would compare what is not alike.
     whisker: pairs outside [Q1 - whisker * IQR, Q3 + whisker * IQR] are left out as noise, the quartiles being those at

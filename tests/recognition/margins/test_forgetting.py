@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recognition.margins import MARGINS, forgetting
+from recognition.margins import MARGINS, _wrapped
 from recognition.partial_fc import PartialFC, draw_centres
 from recognition.types import MarginContext
 from tests.launch import run_groups
@@ -128,8 +128,9 @@ def test_one_kind_alone_is_finite_and_so_is_its_gradient():
 
 def test_a_margin_with_a_reduction_and_a_term_of_its_own_keeps_them(monkeypatch):
     inner = Binary()
-    monkeypatch.setattr(forgetting, "MARGINS", SimpleNamespace(create=lambda name: inner))
-    margin = forgetting.Forgetting([1, 10, 5], of="binary", weight=WEIGHT, bound=1e4)
+    with monkeypatch.context() as patch:
+        patch.setattr(_wrapped, "MARGINS", SimpleNamespace(create=lambda name: inner))
+        margin = MARGINS.create("forgetting", forget=[1, 10, 5], of="binary", weight=WEIGHT, bound=1e4)
     assert [name for name, _ in margin.named_parameters()] == ["margin.bias", "margin.frozen"]
     margin = copy.deepcopy(margin)
     classifier, score = PartialFC(D, CLASSES, margin, seed=3), torch.rand(BATCH)
@@ -184,14 +185,20 @@ def test_wrong_arguments_are_named(arguments, words):
 
 
 def test_a_margin_that_weighs_already_is_refused(monkeypatch):
-    monkeypatch.setattr(forgetting, "MARGINS", SimpleNamespace(create=lambda name: Weighing()))
+    monkeypatch.setattr(_wrapped, "MARGINS", SimpleNamespace(create=lambda name: Weighing()))
     with pytest.raises(ValueError, match=r"margin.of is 'weighing', which weighs the losses itself"):
-        forgetting.Forgetting([1], of="weighing")
+        MARGINS.create("forgetting", forget=[1], of="weighing")
 
 
 def test_classes_that_the_records_do_not_have_are_named():
     batch = embeddings(), LABEL
-    with pytest.raises(ValueError, match=r"margin.forget names class 11, but config.data.records holds .* 0 \.\. 10"):
-        PartialFC(D, CLASSES, MARGINS.create("forgetting", forget=[2, 11]))(*batch)
-    with pytest.raises(ValueError, match=r"names all 11 classes of config.data.records: none would remain"):
-        PartialFC(D, CLASSES, MARGINS.create("forgetting", forget=[*range(11)]))(*batch)
+    unknown, all_of_them = (MARGINS.create("forgetting", forget=forget) for forget in ([2, 11], [*range(11)]))
+    for tell in (unknown.check, lambda classes: PartialFC(D, classes, unknown)(*batch)):
+        with pytest.raises(ValueError, match=r"margin.forget names class 11, but config.data.records .* 0 \.\. 10"):
+            tell(CLASSES)
+    for tell in (all_of_them.check, lambda classes: PartialFC(D, classes, all_of_them)(*batch)):
+        with pytest.raises(ValueError, match=r"names all 11 classes of config.data.records: none would remain"):
+            tell(CLASSES)
+    unknown.check(12)
+    all_of_them.check(12)
+    MARGINS.create("forgetting").check(1)
