@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ HEAD_ROOM = 1.2
 Case = tuple[Callable[[], Iterator[int]], str]  # an endless iterator of images per update; the name of the limit
 
 _peaks: dict[str, list[int]] = {}
+_spent: dict[str, list[float]] = {}  # processor seconds of each update
 _estimates: dict[str, int] = {}
 
 
@@ -44,7 +46,7 @@ def cases(args: Namespace) -> Iterator[tuple[str, dict[str, Case]]]:
         raise ValueError("--classes, --batch and --embedding must be 1 or more")
     world = distributed.start(args.device)
     try:
-        _peaks.clear(), _estimates.clear()
+        _peaks.clear(), _spent.clear(), _estimates.clear()
         ours = f"partial FC, rate {args.rate:g}"
         parts = estimate(args.classes, args.embedding, args.batch, sample_rate=args.rate, state=args.state)
         _estimates[ours] = sum(parts.values())
@@ -57,7 +59,7 @@ def cases(args: Namespace) -> Iterator[tuple[str, dict[str, Case]]]:
             "estimate: " + ", ".join(f"{name} {readable_size(size)}" for name, size in parts.items()),
         ]
         found: dict[str, Case] = {
-            LIMIT: (partial(_products, args, world.device), LIMIT),
+            LIMIT: (partial(_measured, LIMIT, partial(_products, args, world.device), world.device), LIMIT),
             ours: (partial(_measured, ours, partial(_updates, args, world.device), world.device), LIMIT),
         }
         centres, logits = args.classes * args.embedding, args.batch * args.classes
@@ -73,15 +75,24 @@ def cases(args: Namespace) -> Iterator[tuple[str, dict[str, Case]]]:
 
 
 def summary(args: Namespace, rates: Mapping[str, Sequence[float]]) -> list[str]:
-    """Markdown: milliseconds of an update, peak memory beside its estimate, and how many times nn.Linear's rate."""
+    """Markdown: milliseconds of an update, peak memory beside its estimate, and how many times nn.Linear's rate.
+
+    Processor time is what an update takes of the CPU whoever else is at work: of all threads, the median.
+    """
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    lines = ["| | ms an update | peak memory | estimate | of nn.Linear's rate |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| | ms an update | ms of processor time | peak memory | estimate | of nn.Linear's rate |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     for name, peaks in _peaks.items():
         ratio = f"{medians[name] / medians[LINEAR]:.2f}" if LINEAR in medians and name != LINEAR else ""
-        peak, wanted = statistics.median(peaks), _estimates[name]
+        spent = f"{1000 * args.batch / medians[name]:,.1f} | {1000 * statistics.median(_spent[name]):,.1f}"
+        if name not in _estimates:
+            lines.append(f"| {name} | {spent} | | | {ratio} |")
+            continue
+        peak, wanted = max(peaks), _estimates[name]  # later repeats find memory that the first left
         lines.append(
-            f"| {name} | {1000 * args.batch / medians[name]:,.1f} | {readable_size(peak)} | "
-            f"{readable_size(wanted)} ({peak / wanted:.2f}) | {ratio} |"
+            f"| {name} | {spent} | {readable_size(peak)} | {readable_size(wanted)} ({peak / wanted:.2f}) | {ratio} |"
         )
     return lines
 
@@ -95,11 +106,16 @@ def _warm_up(args: Namespace, device: torch.device) -> None:
 
 
 def _measured(name: str, work: Callable[[], Iterator[int]], device: torch.device) -> Iterator[int]:
-    """The same work; how much memory it took at most is kept when it ends."""
+    """The same work; its processor time, and how much memory it took at most, are kept."""
     before = _memory(device, reset=True)
-    updates = work()
+    updates, spent = work(), _spent.setdefault(name, [])
     try:
-        yield from updates
+        next(updates)  # builds, and allocates
+        while True:
+            begin = time.process_time()
+            units = next(updates)
+            spent.append(time.process_time() - begin)
+            yield units
     finally:
         _peaks.setdefault(name, []).append(_memory(device) - before)
         updates.close()

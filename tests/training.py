@@ -119,7 +119,7 @@ def _tensors(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     kept = {}
     for name, p in (*model.named_parameters(), *((f"classifier.{n}", p) for n, p in classifier.named_parameters())):
         for key, value in trainer.learner.optimizer.state.get(p, {}).items():
-            kept[f"{name}.{key}"] = value.clone()
+            kept[f"{name}.{key}"] = value.to_dense().clone() if value.is_sparse else value.clone()
     return found, kept
 
 

@@ -118,13 +118,15 @@ class PartialFC(nn.Module):
         measured: Tensor | None = None,
         counts: list[int] | None = None,
         step: int = 0,
+        micro_step: int = 0,
     ) -> Tensor:
         """Mean loss over the global batch, (), the same on every process; computed in float32 under any autocast.
 
         embedding: (n, D) of this process, not normalised. label: (n,) integer, 0 .. num_classes - 1.
         score, gate, measured: (n,) or (n, k) of this process for the margin (see MarginContext), no gradient.
         counts: rows of every process, None where all have as many. step: the optimizer update; micro-steps that give
-        the same step share the random fill, and the update then moves every class that one of them sampled.
+        the same step share the random fill, and the update then moves every class that one of them sampled; what a
+        margin draws differs by micro_step.
         LabelError on all processes for a label that is no class; RuntimeError for an order of calls.
         """
         self._check_order(embedding, label)
@@ -140,7 +142,7 @@ class PartialFC(nn.Module):
             rows = self.sample(label, step, embedding) if self.training and self.sample_rate < 1 else None
             self.sampled_rows = rows
             column = self._columns(label, rows)
-            generator = torch.Generator().manual_seed(mix(self.seed, step))
+            generator = torch.Generator().manual_seed(mix(self.seed, step, micro_step, 0))
             context = MarginContext(
                 norm, score, generator, self.class_start, self.num_classes, label, gate=gate, measured=measured
             )

@@ -107,7 +107,7 @@ def beside(embedding: Tensor, log_total: Tensor) -> Tensor:
 def run_beside(rank: int, size: int, classes: int, batch: int, weights: tuple[float, float]) -> dict[str, Tensor]:
     classifier = PartialFC(D, classes, MARGINS.create("cosface", scale=16.0), seed=3)
     counts = counts_of(batch, size)
-    embedding, label, score = (share(part, counts, rank) for part in batch_of(classes, batch))
+    embedding, label = (share(part, counts, rank) for part in batch_of(classes, batch)[:2])
     embedding = embedding.clone().requires_grad_()
     own = classifier(embedding, label, counts=counts)
     other = beside(distributed.gather(embedding, counts), classifier.log_total)

@@ -21,6 +21,15 @@ VARIANTS = {  # 5 updates an epoch, 10 in all; killed before one of them
     "dual_lora": (5, ("adapter.name=dual_lora", "degradation.share=0.5")),
     "sampled": (6, ("adapter.name=lora", "classifier.sample_rate=0.5")),
     "sampled, adamw": (4, ("adapter.name=lora", "classifier.sample_rate=0.5", "optim.name=adamw", "optim.lr=0.002")),
+    "momentum of the sample": (
+        6,
+        (
+            "adapter.name=lora",
+            "classifier.sample_rate=0.5",
+            "classifier.state=sampled",
+            "classifier.sampling=hard_negatives",
+        ),
+    ),
     "accumulate": (3, ("adapter.name=full", "optim.accumulate=2", "schedule.epochs=4.0")),
     "bf16": (4, ("adapter.name=dual_lora", "train.precision=bf16")),
     "dali": (6, ("adapter.name=dual_lora", "data.loader=dali", "degradation.share=0.5")),
