@@ -1,6 +1,6 @@
 """Low-resolution faces by the losses of one comparison: DeriveNet, as far as it is published.
 
-A plain softmax beside it; every image is reduced, and its reconstruction is held against the clean one.
+A plain softmax beside it; what a decoder makes of the embedding is held against the clean image.
 
 Needs   as configs/lfw_full.py
 Run     python tools/train.py configs/lrfr_derivenet.py

@@ -15,7 +15,8 @@ class WeightAverage:
     """Exponential moving average of the network's trained weights and moving statistics (Polyak averaging).
 
     After update t (1, 2, ...) the mean m becomes d m + (1 - d) w with d = min(decay, (1 + t) / (10 + t)): early, when
-    the weights still run, it forgets faster. Class centres are not averaged. Memory: as much as what is trained.
+    the weights still run, it forgets faster. Class centres are not averaged. Of several
+    processes the main one's mean of statistics counts, as theirs does. Memory: as much as what is trained.
     """
 
     def __init__(self, model: FaceModel, decay: float) -> None:
@@ -24,6 +25,8 @@ class WeightAverage:
             raise ValueError(f"config.optim.average is {decay}; it must lie in (0, 1), such as 0.999, or be 0 for none")
         self.decay = decay
         self._live = _moving(model)
+        if not self._live:
+            raise ValueError("config.optim.average: nothing of the network is trained, so there is nothing to average")
         self.tensors = {name: tensor.detach().clone() for name, tensor in self._live.items()}
         model.average = self  # checkpoints look for it there
 

@@ -157,7 +157,7 @@ def _steps(learner: Learner, scorer: nn.Module, batch_of: Callable[[], Batch]) -
     learner.model.scorer = scorer
     while True:
         batch = batch_of()
-        loss = learner.backward(batch, 0, last=True)
+        loss = learner.backward(batch, 0, learner.config.optim.accumulate - 1)
         finite = learner.guard.finite(loss, learner.gradient_norm())  # waits for the device, as training does
         learner.step(0) if finite else learner.skip()
         yield len(batch)

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from easydict import EasyDict
 from torch import Tensor
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from recognition import random_state
@@ -58,28 +59,30 @@ class Learner:
         self.optimizer = build_optimizer(config, self.model, self.classifier, self.adapter)
         self.classifier.bind(self.optimizer)
         self.scaler = ShardedGradScaler(world.device.type, enabled=config.train.precision == "fp16")
+        norms = [m for m in self.model.backbone.modules() if isinstance(m, _BatchNorm) and m.training]
+        self._that_may_rest = norms if config.schedule.unfreeze else []
         decay = config.optim.average
         self.average = WeightAverage(self.model, decay) if decay else None
         self.guard = NonFiniteGuard(self.model, self.classifier, config.train.non_finite_limit)
         self._image: Tensor | None = None
         self._settle_buckets()
 
-    def backward(self, batch: Batch, update: int, *, last: bool) -> Tensor:
-        """Gradients of one micro-step are added to those there are. last: of its update. Returns its share, ()."""
-        alone = self.network is self.model
-        with contextlib.nullcontext() if last or alone else self.network.no_sync():
-            loss = self.loss(batch, update) / self.config.optim.accumulate
+    def backward(self, batch: Batch, update: int, micro_step: int) -> Tensor:
+        """Gradients of micro-step 0, 1, ... of an update are added to those there are. Returns its share, ()."""
+        alone, count = self.network is self.model, self.config.optim.accumulate
+        with contextlib.nullcontext() if micro_step == count - 1 or alone else self.network.no_sync():
+            loss = self.loss(batch, update, micro_step) / count
             self.scaler.scale(loss).backward()
         return loss.detach()
 
-    def loss(self, batch: Batch, update: int) -> Tensor:
+    def loss(self, batch: Batch, update: int, micro_step: int = 0) -> Tensor:
         """Classifier, objectives and the layers' auxiliary losses on one batch of this process, ()."""
         seen = self.losses.seen(batch)
         self._image = batch.image
         on = self.autocast_dtype is not None
         with torch.autocast(self.world.device.type, dtype=self.autocast_dtype, enabled=on):
             embedding, auxiliary = self.network(seen.image, seen.score)
-        return self.losses(embedding.float(), seen, batch, update) + auxiliary
+        return self.losses(embedding.float(), seen, batch, update, micro_step) + auxiliary
 
     def gradient_norm(self) -> Tensor:
         """Norm of the network's gradients, (), before they are clipped to optim.clip. Layers that rest have none."""
@@ -131,6 +134,14 @@ class Learner:
         if self._statistics_move:
             for buffer in self.model.buffers():
                 dist.broadcast(buffer, 0)
+            for mean in [] if self.average is None else self.average.tensors.values():
+                dist.broadcast(mean, 0)
+
+    def rest(self) -> None:
+        """Norms of layers that rest keep their statistics, too; once the schedule has been applied to an update."""
+        still = {id(p) for group in self.optimizer.param_groups if group["rests"] for p in group["params"]}
+        for norm in self._that_may_rest:
+            norm.train(not any(id(p) in still for p in norm.parameters(recurse=False)))
 
     def _settle_buckets(self) -> None:
         """Let DDP reorder its buckets now, as it does after its first backward, and not after the first update.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,10 +18,20 @@ from recognition.margins import MARGINS
 from recognition.model import FaceModel, assemble, build_backbone, lone_scorer
 from recognition.objectives import OBJECTIVES
 from recognition.partial_fc import LabelError, PartialFC
+from recognition.partial_fc.sampling import mix
 from recognition.quality import Quality
-from recognition.types import Batch, ObjectiveContext
+from recognition.types import IMAGE_SIZE, Batch, ObjectiveContext
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+OF_CLASSIFIER = (  # settings of config.classifier that PartialFC takes
+    "sample_rate",
+    "sampling",
+    "hard_share",
+    "state",
+    "precision",
+    "filter_threshold",
+    "filter_mode",
+)
 TWIN = "twin"  # the view that is the batch as it was before degradation
 
 
@@ -40,12 +51,16 @@ class Losses:
     as `objectives` and `margin_gate`, so that they go wherever it goes: optimizer, guard, checkpoint.
     quality: the model's, or one of the margin's own where only the margin reads a gate.
     score: (B,) or (B, k), of the last batch; None where nothing reads a gate.
+    base_parameters: how many weights frozen networks have that a scorer or an objective looks through.
+    terms: () by name, of the last batch: the parts of the loss before their weights; with one part alone, none.
     """
 
     def __init__(self, config: EasyDict, model: FaceModel, records: Records, world: World, counts: list[int]) -> None:
         """counts: images of each process in a micro-step. ValueError for settings that contradict one another."""
         self.config, self.model, self.records, self.counts = config, model, records, counts
         self.share = config.classifier.weight
+        if self.share == 0 and config.classifier.twins:
+            raise ValueError("config.classifier.twins classifies the clean pictures, but classifier.weight is 0")
         if self.share < 0 or (self.share == 0 and not config.objectives):
             raise ValueError(
                 f"config.classifier.weight is {self.share:g}; it must be positive, or 0 with config.objectives to train"
@@ -54,73 +69,126 @@ class Losses:
         self.quality = model
         if getattr(margin, "needs_gate", False) and not model.needs_gate:
             self.quality = own_quality(config).to(world.device).eval()
+        self.base_parameters = 0 if self.quality is model else sum(p.numel() for p in self.quality.parameters())
         self.classifier = PartialFC(
             model.backbone.embedding_size,
             records.num_classes,
             margin,
-            sample_rate=config.classifier.sample_rate,
             seed=config.run.seed,
-            filter_threshold=config.classifier.filter_threshold,
+            **{name: config.classifier[name] for name in OF_CLASSIFIER},
         ).to(world.device)
         self.objectives = make_objectives(config).to(world.device)
         self.weights = [chosen.get("weight", 1.0) for chosen in config.objectives]
+        self._check()
         if self.objectives:
-            self._check_softmax(margin)
             self.classifier.add_module("objectives", self.objectives)
-            _bind(self.objectives, config, world)
+            self.base_parameters += _bind(self.objectives, config, world)
         if self.quality is not model:
             self.classifier.add_module("margin_gate", self.quality.quality_gate)
         self.score: Tensor | None = None
+        self.terms: dict[str, Tensor] = {}
+        self._of_views: dict[str, Tensor] = {}  # scores of the last batch's views, where the model needs them
 
-    def seen(self, batch: Batch) -> Seen:
-        """The batch and the views that the objectives ask for, as one pass of the network takes them."""
+    @property
+    def views(self) -> int:
+        """Passes of the network that a batch takes beside its own: one for each view."""
+        image = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+        points = torch.tensor([[38.0, 52.0], [74.0, 52.0], [56.0, 72.0], [42.0, 92.0], [70.0, 92.0]])
+        batch = Batch(
+            image=image,
+            label=torch.tensor([0, 1]),
+            key=torch.tensor([[0, 0], [0, 1]]),
+            twin=image,
+            level=torch.zeros(2),
+            landmarks=points.expand(2, 5, 2),
+        )
+        return len(self._views(batch))
+
+    def _views(self, batch: Batch) -> dict[str, Tensor]:
         views = {TWIN: batch.twin} if self.config.classifier.twins else {}
         for objective in self.objectives:
             views |= objective.views(batch) if hasattr(objective, "views") else {}
+        return views
+
+    def seen(self, batch: Batch) -> Seen:
+        """The batch and the views that the objectives ask for, as one pass of the network takes them."""
+        views = self._views(batch)
         self.score, score = self.quality.score_batch(batch), None
         if self.model.needs_gate:
-            of_views = [self.model.score_batch(_as_seen(batch, name, image)) for name, image in views.items()]
-            score = torch.cat([self.score, *of_views])
+            self._of_views = {n: self.model.score_batch(_as_seen(batch, n, image)) for n, image in views.items()}
+            score = torch.cat([self.score, *self._of_views.values()])
         return Seen(torch.cat([batch.image, *views.values()]) if views else batch.image, score, tuple(views))
 
-    def __call__(self, embedding: Tensor, seen: Seen, batch: Batch, update: int) -> Tensor:
+    def __call__(self, embedding: Tensor, seen: Seen, batch: Batch, update: int, micro_step: int = 0) -> Tensor:
         """The loss of the global batch, (). embedding: float32 (B * (1 + views), D) of what seen() gave.
 
-        ValueError naming the record of a label that is no class.
+        update, micro_step: what is drawn is a function of them. ValueError naming the record of a label that is no
+        class.
         """
         embedding, *others = embedding.split(len(batch))
-        views, loss, log_total = dict(zip(seen.views, others, strict=True)), embedding.new_zeros(()), None
+        views, parts, log_total = dict(zip(seen.views, others, strict=True)), {}, None
         if self.share:
-            loss = self.share * self._classification(embedding, views, batch, update)
+            parts["classifier"] = self._classification(embedding, views, batch, (update, micro_step))
             log_total, self.classifier.log_total = self.classifier.log_total, None
         if self.objectives:
-            loss = loss + self._objectives(embedding, views, batch, log_total, update)
-        return loss
+            parts |= self._objectives(embedding, views, batch, log_total, (update, micro_step))
+        self.terms = {name: part.detach() for name, part in parts.items()} if len(parts) > 1 else {}
+        weights = [*([self.share] if self.share else []), *self.weights]
+        return sum(weight * part for weight, part in zip(weights, parts.values(), strict=True))
 
-    def _check_softmax(self, margin: nn.Module) -> None:
-        for chosen, objective in zip(self.config.objectives, self.objectives, strict=True):
-            if getattr(objective, "needs_log_total", False) and (not self.share or hasattr(margin, "reduce")):
+    def _check(self) -> None:
+        """ValueError for what would be told at the first update only, or never."""
+        config, margin, size = self.config, self.classifier.margin, self.model.backbone.embedding_size
+        if check := getattr(margin, "check", None):
+            check(self.classifier.num_classes)
+        if getattr(margin, "needs_gate", False) and self.quality.middle_scores(2) is not None:
+            with torch.no_grad():
+                self._one_gate(self.quality.quality_gate(self.quality.middle_scores(2)))
+        for chosen, objective, weight in zip(config.objectives, self.objectives, self.weights, strict=True):
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                raise ValueError(
+                    f"the weight of objective '{chosen.name}' is {weight!r}; it must be 0 or more, and finite"
+                )
+            if getattr(objective, "embedding_size", size) != size:
+                raise ValueError(
+                    f"objective '{chosen.name}' is made for embeddings of {objective.embedding_size}, but "
+                    f"{config.backbone.name} gives {size}: set its embedding_size={size}"
+                )
+            if not getattr(objective, "needs_log_total", False):
+                continue
+            if not self.share or hasattr(margin, "reduce"):
                 raise ValueError(
                     f"objective '{chosen.name}' adds to a classifier's softmax, and there is none: config.classifier."
-                    f"weight is {self.share:g}, margin '{self.config.margin.name}'; take a margin that does not own "
-                    "its reduction, such as cosface, with config.classifier.weight=1"
+                    f"weight is {self.share:g}, margin '{config.margin.name}'; take a margin that does not own its "
+                    "reduction, such as cosface, with config.classifier.weight=1"
+                )
+            if getattr(margin, "scale", objective.scale) != objective.scale:
+                raise ValueError(
+                    f"objective '{chosen.name}' has scale {objective.scale:g}, margin '{config.margin.name}' "
+                    f"{margin.scale:g}: their logits stand in one sum, so give both the same"
                 )
 
-    def _classification(self, embedding: Tensor, views: dict[str, Tensor], batch: Batch, update: int) -> Tensor:
+    def _one_gate(self, gate: Tensor) -> Tensor:
+        if gate.ndim > 1:
+            raise ValueError(
+                f"margin '{self.config.margin.name}' takes one gate an image, but config.gate.shape="
+                f"{self.config.gate.shape} gives {gate.shape[1]}; take linear, sigmoid, petal or steps"
+            )
+        return gate
+
+    def _classification(
+        self, embedding: Tensor, views: dict[str, Tensor], batch: Batch, drawn: tuple[int, int]
+    ) -> Tensor:
         parts = [(embedding, batch, self.score)]
         if self.config.classifier.twins:
             twin = _as_seen(batch, TWIN, batch.twin)
-            parts.append((views[TWIN], twin, self.quality.score_batch(twin)))
+            known = self._of_views.get(TWIN)
+            parts.append((views[TWIN], twin, self.quality.score_batch(twin) if known is None else known))
         embeddings, batches, scores = zip(*parts, strict=True)
         score = None if self.score is None else torch.cat(scores)
         margin, gate = self.classifier.margin, None
         if getattr(margin, "needs_gate", False):
-            gate = self.quality.quality_gate(score).detach()
-            if gate.ndim > 1:
-                raise ValueError(
-                    f"margin '{self.config.margin.name}' takes one gate an image, but config.gate.shape="
-                    f"{self.config.gate.shape} gives {gate.shape[1]}; take linear, sigmoid, petal or steps"
-                )
+            gate = self._one_gate(self.quality.quality_gate(score).detach())
         measure = getattr(margin, "measure", None)
         try:
             return self.classifier(
@@ -130,7 +198,8 @@ class Losses:
                 gate=gate,
                 measured=None if measure is None else torch.cat([measure(one) for one in batches]),
                 counts=[len(parts) * count for count in self.counts],
-                step=update,
+                step=drawn[0],
+                micro_step=drawn[1],
             )
         except LabelError as error:
             indices = [self.records.index_of(*batch.key[row % len(batch)].tolist()) for row in error.rows]
@@ -138,8 +207,15 @@ class Losses:
             raise ValueError(f"{error}; in {places}") from None
 
     def _objectives(
-        self, embedding: Tensor, views: dict[str, Tensor], batch: Batch, log_total: Tensor | None, update: int
-    ) -> Tensor:
+        self,
+        embedding: Tensor,
+        views: dict[str, Tensor],
+        batch: Batch,
+        log_total: Tensor | None,
+        drawn: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """The objectives' losses by name; a name that is there twice is numbered."""
+
         def everyone(local: Tensor) -> Tensor:
             return gather(local, self.counts)
 
@@ -151,10 +227,12 @@ class Losses:
             views={name: everyone(view) for name, view in views.items()},
             score=None if self.score is None else everyone(self.score),
             log_total=log_total,
-            generator=torch.Generator().manual_seed(self.config.run.seed * 1_000_003 + update),
+            generator=torch.Generator().manual_seed(mix(self.config.run.seed, *drawn)),
         )
         rows, label = everyone(embedding), everyone(batch.label)
-        return sum(w * o(rows, label, context) for w, o in zip(self.weights, self.objectives, strict=True))
+        names = [chosen.name for chosen in self.config.objectives]
+        called = [f"{n}_{i + 1}" if names.count(n) > 1 else n for i, n in enumerate(names)]
+        return {name: o(rows, label, context) for name, o in zip(called, self.objectives, strict=True)}
 
 
 def make_margin(config: EasyDict) -> nn.Module:
@@ -201,15 +279,18 @@ def own_quality(config: EasyDict) -> Quality:
     return Quality(gate, scorer)
 
 
-def _bind(objectives: nn.ModuleList, config: EasyDict, world: World) -> None:
-    """Give the starting network, one for all, to the objectives that ask for it."""
+def _bind(objectives: nn.ModuleList, config: EasyDict, world: World) -> int:
+    """Give the network of backbone.weights, one for all, to the objectives that ask for it; without an adapter.
+
+    Returns the number of its parameters; 0 where nobody asks.
+    """
     binds: list[tuple[str, Callable]] = [
         (chosen.name, objective.bind)
         for chosen, objective in zip(config.objectives, objectives, strict=True)
         if hasattr(objective, "bind")
     ]
     if not binds:
-        return
+        return 0
     if not config.backbone.weights:
         raise ValueError(
             f"objective '{binds[0][0]}' learns from the network that training starts from, but config.backbone.weights "
@@ -225,6 +306,7 @@ def _bind(objectives: nn.ModuleList, config: EasyDict, world: World) -> None:
 
     for _, bind in binds:
         bind(embed)
+    return sum(parameter.numel() for parameter in base.parameters())
 
 
 def _as_seen(batch: Batch, name: str, image: Tensor) -> Batch:

@@ -39,7 +39,7 @@ def build_optimizer(config: EasyDict, model: nn.Module, classifier: nn.Module, a
         *_split_by_decay(beside, settings.lr, settings.weight_decay),
         *_split_by_decay(centres, settings.lr * config.classifier.lr_scale, settings.weight_decay),
     ]
-    groups = _that_rest(groups, model, config.schedule.unfreeze)
+    groups = _that_rest(groups, model, config.schedule.unfreeze, config.schedule.epochs)
     for group in groups:
         group["peak_lr"], group["rests"] = group["lr"], False
     if settings.name == "sgd":
@@ -62,19 +62,14 @@ def _split_by_decay(parameters: Iterable[nn.Parameter], lr: float, weight_decay:
     return [{"params": half, "lr": lr, "weight_decay": decay} for half, decay in halves if half]
 
 
-def _that_rest(groups: list[dict], model: nn.Module, rules: list[dict]) -> list[dict]:
+def _that_rest(groups: list[dict], model: nn.Module, rules: list[dict], epochs: float) -> list[dict]:
     """The groups, split where some of their parameters rest until an epoch of their own; the last rule counts."""
     if not rules:
         return groups
     trained = {name: p for name, p in model.backbone.named_parameters() if p.requires_grad}
     begins: dict[int, float] = {}
     for rule in rules:
-        if {*rule} != {"layers", "from_epoch"} or not 0 <= rule["from_epoch"] < math.inf:
-            raise ValueError(
-                f"config.schedule.unfreeze holds {dict(rule)}; a rule has layers, globs over the names of layers, and "
-                "from_epoch, 0 or more"
-            )
-        for pattern in [rule["layers"]] if isinstance(rule["layers"], str) else rule["layers"]:
+        for pattern in _globs(rule, epochs):
             found = [*matching(pattern, trained), *matching(f"{pattern}.**", trained)]
             if not found:
                 raise ValueError(
@@ -89,6 +84,28 @@ def _that_rest(groups: list[dict], model: nn.Module, rules: list[dict]) -> list[
             part = split.setdefault((number, epoch), {**group, "params": [], "from_epoch": epoch})
             part["params"].append(parameter)
     return [*split.values()]
+
+
+def _globs(rule: object, epochs: float) -> list[str]:
+    """The patterns of one rule of unfreezing. ValueError for what is none."""
+    is_rule = isinstance(rule, dict) and {*rule} == {"layers", "from_epoch"}
+    layers, epoch = (rule["layers"], rule["from_epoch"]) if is_rule else (None, None)
+    globs = [layers] if isinstance(layers, str) else layers
+    if (
+        isinstance(epoch, bool)
+        or not isinstance(epoch, int | float)
+        or not isinstance(globs, list)
+        or not all(isinstance(pattern, str) for pattern in globs)
+    ):
+        raise ValueError(
+            f"config.schedule.unfreeze holds {rule!r}; a rule is a dict of layers, globs over the names of layers, and "
+            "from_epoch, a number"
+        )
+    if not 0 <= epoch < epochs:
+        raise ValueError(
+            f"config.schedule.unfreeze: {globs} from epoch {epoch:g} on, of {epochs:g} epochs: they would never train"
+        )
+    return globs
 
 
 def lr_factor(update: int, total: int, warmup: int, name: str = "polynomial", power: float = 1.0) -> float:

@@ -9,6 +9,7 @@ import torch
 from recognition import calibration, scoring
 from recognition.config import arguments
 from recognition.data.balanced import BalancedOrder
+from recognition.losses import batch_fields
 from recognition.model import count_parameters
 from recognition.partial_fc.memory import estimate
 from recognition.types import IMAGE_SIZE
@@ -30,6 +31,7 @@ def describe(trainer: Trainer) -> list[str]:
         f"steps     {trainer.schedule.total:,} updates of {trainer.images_per_update:,} images "
         f"({world.world_size} process(es) on {world.device.type}, {config.train.precision}), "
         f"{config.schedule.epochs:g} epochs",
+        f"loss      {losses(trainer)}",
         f"lr        {learning_rates(trainer)}",
         f"memory    {memory(trainer)}",
     ]
@@ -64,6 +66,27 @@ def first(trainer: Trainer) -> list[str]:
         stale = [problem for problem in found.values() if problem]
         why += f"; a run scores the set first, since {stale[0]}" if stale else f"; {next(iter(found))} is fresh"
     return [*lines, f"scores    {chosen}: {why}"]
+
+
+def losses(trainer: Trainer) -> str:
+    """What is minimised, and what a step takes for it."""
+    config, views = trainer.config, trainer.learner.losses.views
+    centres = config.classifier
+    parts = [f"{centres.weight:g} x {config.margin.name}"] if centres.weight else []
+    parts += [f"{chosen.get('weight', 1.0):g} x {chosen.name}" for chosen in config.objectives]
+    text = " + ".join(parts)
+    if centres.sample_rate < 1:
+        text += f"; a share of {centres.sample_rate:g} of the classes, {centres.sampling}"
+    if centres.twins:
+        text += "; clean twins are classified, too"
+    if views:
+        text += f"; {1 + views} images for each of a batch go through the network"
+    if config.optim.average:
+        text += f"; the weights' running mean ({config.optim.average:g}) is delivered"
+    fields = batch_fields(config) & {"twin", "level"}
+    if fields and not config.degradation.share and not config.data.augment:
+        text += f"; WARNING: it looks at the {' and the '.join(sorted(fields))}, but nothing is degraded"
+    return text
 
 
 def learning_rates(trainer: Trainer) -> str:
@@ -103,8 +126,18 @@ def memory_parts(trainer: Trainer) -> dict[str, int]:
             accumulate=trainer.config.optim.accumulate,
             world_size=trainer.world.world_size,
         ),
-        "activations": activations(learner, trainer.config.data.batch_size),
+        "beside": beside(learner, moments),
+        "activations": activations(learner, trainer.config.data.batch_size * (1 + learner.losses.views)),
     }
+
+
+def beside(learner: Learner, moments: int) -> int:
+    """Bytes of what objectives learn, of frozen networks that losses look through, and of averaged weights."""
+    losses = learner.losses
+    learned = sum(p.numel() for p in losses.objectives.parameters() if p.requires_grad)
+    frozen = losses.base_parameters
+    averaged = 0 if learner.average is None else sum(t.numel() for t in learner.average.tensors.values())
+    return 4 * (learned * (2 + moments) + frozen + 2 * averaged)  # an evaluation keeps the weights beside their mean
 
 
 def activations(learner: Learner, batch_size: int) -> int:

@@ -55,7 +55,9 @@ def begin(trainer: Trainer) -> bool:
         return _resume(trainer)
     if trainer.config.classifier.init not in ("random", "class_means"):
         _take_centres(trainer, checkpoint.named(trainer.config.classifier.init))
-    if trainer.config.classifier.init == "class_means":
+    if (
+        trainer.config.classifier.init == "class_means" and trainer.config.classifier.weight
+    ):  # else nobody looks at them
         trainer.learner.classifier.init_centres(
             class_means(trainer.learner.model, trainer.records, trainer.world, trainer.bad_records)
         )

@@ -68,7 +68,7 @@ def _steps(learner: Learner, images: int) -> Iterator[int]:
     label = torch.randint(learner.classifier.num_classes, (images,), generator=generator)
     batch = Batch(image.to(device), label.to(device), torch.zeros(images, 2, dtype=torch.int64, device=device))
     while True:
-        loss = learner.backward(batch, 0, last=True)
+        loss = learner.backward(batch, 0, learner.config.optim.accumulate - 1)
         finite = learner.guard.finite(loss, learner.gradient_norm())  # waits for the device, as training does
         learner.step(0) if finite else learner.skip()
         yield images

@@ -116,13 +116,14 @@ class Trainer:
         """One optimizer update from the next micro-steps, or none where it is not finite. Returns the loss, ()."""
         began, learner = time.perf_counter(), self.learner
         self.lr = self.schedule.apply(learner.optimizer, self.update)
+        learner.rest()
         count = self.config.optim.accumulate
         losses, keys = [], []
         for micro_step in range(count):
             batch = self.meter.next(batches)
             # dropout, DropPath, masks: another draw for each micro-step and process, the same after a resume
             seed_all(self.config.run.seed, self.update, micro_step, self.world.global_rank)
-            losses.append(learner.backward(batch, self.update, last=micro_step == count - 1))
+            losses.append(learner.backward(batch, self.update, micro_step))
             keys.append(batch.key)
         loss, self.gradient_norm = torch.stack(losses).sum(), learner.gradient_norm()
         finite = self._all_agree(learner.guard.finite(loss, self.gradient_norm))
@@ -286,6 +287,7 @@ class Trainer:
             "train/gradient_norm": float(self.gradient_norm),
             "train/epoch": self.update * self.images_per_update / self.order.epoch_size,
             **self.meter.rates(self.update, self.images_per_update),
+            **{f"loss/{name}": term.item() for name, term in learner.losses.terms.items()},
         }
         if learner.scaler.is_enabled():
             values["train/loss_scale"] = learner.scaler.get_scale()

@@ -70,7 +70,7 @@ class MarginContext:
 
     norm: Tensor  # (N, 1) float32: norms of the embeddings before normalisation; carries gradient, detach if unwanted
     score: Tensor | None  # (N,) or (N, k) float32 raw quality scores, or None
-    generator: torch.Generator  # CPU, seeded by (seed, step): the same draw on every process
+    generator: torch.Generator  # CPU, seeded by (seed, update, micro-step): the same draw on every process
     class_start: int  # global id of the first class this process holds; columns follow it where none are sampled out
     num_classes: int  # over all processes
     label: Tensor  # (N,) int64: the class of every image, 0 .. num_classes - 1, whichever process holds it
@@ -88,6 +88,7 @@ class Margin(Protocol):
           there is; measure() and needs_gate exclude one another
       fields: names of optional fields of Batch that it wants filled; measure(batch) -> (B,) or (B, k) float32, what it
           looks at of this process's images, without gradient; comes back gathered, as context.measured
+      check(num_classes): ValueError where it does not fit these classes, before a run begins
       reduce(logits, label, context) -> (N,) loss per image, in place of the distributed softmax;
           whatever a process computes of it goes through recognition.distributed.all_reduce_sum
       weigh(losses, context) -> (N,) in the place of the losses per image, whose mean is taken next; they are the same
@@ -111,7 +112,7 @@ class ObjectiveContext:
     views: dict[str, Tensor]  # (N, D) by name: embeddings of what the objectives' views() made, with gradient
     score: Tensor | None  # (N,) or (N, k) float32 raw quality of the images; None where the model has no gate
     log_total: Tensor | None  # (N,) log of the classifier's sum of exp(logit), with gradient; None without its softmax
-    generator: torch.Generator  # CPU, seeded by (seed, step): the same draw on every process
+    generator: torch.Generator  # CPU, seeded by (seed, update, micro-step): the same draw on every process
 
 
 class Objective(Protocol):
@@ -125,8 +126,8 @@ class Objective(Protocol):
       views(batch) -> further images by name, (B, 3, H, W) each, that go through the network in the same forward pass as
           the batch's; one name, one thing: "twin" is batch.twin wherever it is used
       needs_log_total = True: context.log_total is used, so without a classifier's softmax a run does not begin
-      bind(base): given once, before an adapter is attached: the frozen starting network, (B, 3, H, W) of any size in
-          [-1, 1] -> (B, D), in eval mode and not part of the checkpoint; it is the objective's own
+      bind(base): given once, before an adapter is attached: the frozen network of backbone.weights, (B, 3, H, W) of
+          any size in [-1, 1] -> (B, D), in eval mode and not part of the checkpoint; it is the objective's own
     """
 
     def __call__(self, embedding: Tensor, label: Tensor, context: ObjectiveContext) -> Tensor:

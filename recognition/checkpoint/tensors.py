@@ -33,10 +33,7 @@ ROWS = "classifier.weight"  # what has it in its name, and its shape, has one ro
 def snapshot(model: FaceModel, classifier: PartialFC, optimizer: Optimizer) -> dict[str, Tensor]:
     """Copies of all tensors of this process in the CPU's memory, by name."""
     live = _weights(model, classifier) | _optimizer_state(model, classifier, optimizer)
-    copies = {
-        name: value if name.startswith(NETWORK) else _copied(value)
-        for name, value in live.items()
-    }
+    copies = {name: value if name.startswith(NETWORK) else _copied(value) for name, value in live.items()}
     here = dist.get_rank()
     return copies | {f"random.{here}.{kind}": state for kind, state in random_state.capture().items()}
 

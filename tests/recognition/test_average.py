@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 from recognition import config as settings
@@ -16,7 +18,7 @@ from recognition.distributed import World
 from recognition.model import assemble
 from tests.launch import run_processes
 from tests.tiny import nameable
-from tests.training import QUIET, in_a_process, run_trainer, tiny_recipe, train
+from tests.training import CPU, QUIET, in_a_process, run_trainer, tiny_recipe, train
 
 LORA = ("adapter.name=lora", "optim.average=0.5", "optim.lr=0.01", *QUIET)
 
@@ -31,7 +33,7 @@ def test_the_mean_is_that_of_a_loop(recipe):
     model = assemble(settings.load(recipe, ["adapter.name=lora"])).model
     average = WeightAverage(model, 0.9)
     assert all("lora" in name for name in average.tensors)
-    name, parameter = next((n, p) for n, p in model.backbone.named_parameters() if p.requires_grad)
+    parameter = next(p for p in model.backbone.parameters() if p.requires_grad)
     wanted = parameter.detach().double().clone()
     for update in range(1, 6):
         with torch.no_grad():
@@ -95,7 +97,37 @@ def test_layers_that_rest_stand_still_with_their_moments(recipe, world: World):
         assert all((p in states) == (trainer.update > 2) for p in network.blocks.parameters() if trainer.update)
 
     run_trainer(recipe, rules, "schedule.epochs=0.8", *QUIET, world=world, at=at)
-    for update, (before, after) in enumerate(zip(moved, moved[1:], strict=False)):
+    for update, (before, after) in enumerate(itertools.pairwise(moved)):
         for name, value in before.items():
             still = name.startswith("blocks.") and update < 2
             assert torch.equal(after[name], value) == still, (update, name)
+
+
+def statistics(rank: int, recipe: Path, overrides: tuple[str, ...]) -> dict:
+    found = {}
+
+    def at(trainer) -> None:
+        if trainer.update == 2:
+            trainer.learner.share_statistics()
+            found.update({name: t.clone() for name, t in trainer.learner.average.tensors.items()})
+
+    run_trainer(recipe, *overrides, world=World(rank, rank, dist.get_world_size(), CPU), at=at)
+    return found
+
+
+def test_averaged_statistics_are_the_same_on_all_processes(recipe):
+    common = ("optim.average=0.5", "data.batch_size=3", "schedule.epochs=0.6", *QUIET)
+    one, two = run_processes(2, statistics, recipe, common)
+    assert any("running_var" in name for name in one)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_statistics_of_layers_that_rest_stand_still(recipe, world: World):
+    rules = "schedule.unfreeze=[{'layers': 'norm', 'from_epoch': 0.4}]"
+    seen = []
+
+    def at(trainer) -> None:
+        seen.append(trainer.learner.model.backbone.norm.running_var.clone())
+
+    run_trainer(recipe, rules, "schedule.epochs=0.8", *QUIET, world=world, at=at)
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[1], seen[2]) and not torch.equal(seen[2], seen[3])

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from recognition import config as settings
 from recognition import distributed
-from recognition.losses import own_quality
+from recognition.losses import OF_CLASSIFIER, own_quality
 from recognition.margins import MARGINS
 from recognition.objectives import OBJECTIVES
 from recognition.registry import Found
+from recognition.trainer import Trainer
 from recognition.types import Batch, MarginContext, ObjectiveContext
 from tests.launch import run_processes
 from tests.tiny import nameable
@@ -75,7 +76,7 @@ class Looking(nn.Module):
     def forward(self, cosine: Tensor, label: Tensor, context: MarginContext) -> Tensor:
         seen = context.gate if self.gated else context.measured
         assert seen.shape == (len(cosine),) and not seen.requires_grad
-        assert 0 <= seen.min() and seen.max() <= 1 and (self.gated or seen.max() > 0)
+        assert seen.min() >= 0 and seen.max() <= 1 and (self.gated or seen.max() > 0)
         return 20 * cosine - 5 * seen[:, None]
 
 
@@ -176,3 +177,51 @@ def test_a_scorer_of_the_model_has_a_base_of_its_own(recipe):
     quality = own_quality(config)
     score = quality.score(torch.zeros(2, 3, 112, 112))
     assert score.shape == (2,) and not any(p.requires_grad for p in quality.parameters())
+
+
+def test_every_setting_of_the_classifier_arrives(recipe):
+    chosen = {"sample_rate": 0.5, "sampling": "hard_negatives", "hard_share": 0.25, "state": "sampled"}
+    chosen |= {"precision": "bf16", "filter_threshold": 0.5, "filter_mode": "zero"}
+    assert {*chosen} == {*OF_CLASSIFIER}
+    config = settings.load(recipe, ["optim.name=sgd", *(f"classifier.{key}={value}" for key, value in chosen.items())])
+    assert all(config.classifier[key] != settings.load(recipe).classifier[key] for key in chosen)
+    trainer = Trainer(config, distributed.start("cpu"))
+    classifier = trainer.learner.classifier
+    assert {key: getattr(classifier, key) for key in chosen} == chosen
+    del classifier
+    trainer.close()
+    distributed.stop()
+    for wrong in ("sampling=hardest", "precision=fp8", "state=none", "filter_mode=drop", "hard_share=7"):
+        with pytest.raises(ValueError, match=wrong.split("=")[0]):
+            train(recipe, "run.name=wrong", f"classifier.{wrong}", *QUIET)
+        distributed.stop()
+
+
+def test_each_micro_step_draws_margins_of_its_own(recipe, monkeypatch):
+    seen = []
+    kind = MARGINS.get("elasticface")
+    forward = kind.forward
+    monkeypatch.setattr(
+        kind,
+        "forward",
+        lambda self, c, label, ctx: seen.append(ctx.generator.initial_seed()) or forward(self, c, label, ctx),
+    )
+    train(recipe, "margin.name=elasticface", "optim.accumulate=2", "schedule.epochs=1.0", *QUIET)
+    assert len(seen) >= 4 and len({*seen}) == len(seen)
+
+
+def test_what_would_be_told_too_late_is_told_at_once(recipe):
+    def refused(words: str, *overrides: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            train(recipe, *QUIET, *overrides)
+        assert not (recipe.parent / "runs").exists()
+        distributed.stop()
+
+    refused("set its embedding_size=12", "objectives=[{'name':'derivenet'}]")
+    refused("weight of objective 'triplet' is -1", "objectives=[{'name':'triplet','weight':-1}]")
+    refused("give both the same", "objectives=[{'name':'unpg','scale':30.0}]")
+    refused("takes a margin|there is none", "objectives=[{'name':'unpg'}]", "margin.name=sface")
+    refused("names class 99", "margin.name=forgetting", "margin.forget=[99]")
+    refused("takes one gate an image", "adapter.name=dual_lora", "gate.shape=per_layer", "margin.name=quality_margin")
+    alone = ("objectives=[{'name':'triplet'}]", "classifier.weight=0")
+    refused("classifies the clean pictures, but", *alone, "classifier.twins=True")

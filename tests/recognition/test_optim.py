@@ -106,8 +106,12 @@ def test_layers_rest_until_their_epoch():
     ("rule", "words"),
     [
         ({"layers": "stam", "from_epoch": 1}, "'stam' names nothing that is trained; did you mean 'stem'"),
-        ({"layers": "stem"}, "a rule has layers"),
-        ({"layers": "stem", "from_epoch": -1}, "from_epoch, 0 or more"),
+        ({"layers": "stem"}, "a rule is a dict"),
+        ({"layers": "stem", "from_epoch": -1}, "they would never train"),
+        ({"layers": ["stem"], "from_epoch": 10}, "from epoch 10 on, of 10 epochs: they would never train"),
+        ({"layers": "stem", "from_epoch": "1"}, "from_epoch, a number"),
+        ({"layers": 3, "from_epoch": 1}, "a rule is a dict"),
+        (3, "a rule is a dict"),
     ],
 )
 def test_a_wrong_rule_of_unfreezing_is_told(rule, words):

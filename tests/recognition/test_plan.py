@@ -18,7 +18,7 @@ def trainer(tmp_path):
 
 def test_the_plan_tells_what_the_run_will_be(trainer):
     lines = dict(line.split(maxsplit=1) for line in plan.describe(trainer))
-    assert list(lines) == ["records", "network", "adapted", "steps", "lr", "memory"]
+    assert list(lines) == ["records", "network", "adapted", "steps", "loss", "lr", "memory"]
     assert lines["records"] == "30 images, 6 classes in 1 shard(s)"
     assert "mobilefacenet_nano" in lines["network"] and lines["steps"].startswith("10 updates of 6 images")
     assert lines["lr"].startswith("4.00e-04 at 0, 2.00e-03 at 5, ")  # warm-up over 5 updates
