@@ -1,8 +1,8 @@
 """Low-resolution faces by the losses of one comparison: CosFace. The parent of the other lrfr_ recipes.
 
 Half of each batch is reduced to 7 .. 56 px (cross-resolution batches); LoRA of rank 16 on MobileFaceNet "y1", 4,849 LFW
-faces. Each lrfr_ recipe changes the loss, and what that loss needs of a batch, and nothing else (balanced batches take 81 updates
-an epoch in place of 76).
+faces. Each lrfr_ recipe changes the loss, and what that loss needs of a batch, and nothing else (balanced batches take
+81 updates an epoch in place of 76).
 
 Needs   as configs/lfw_full.py
 Run     python tools/train.py configs/lrfr_cosface.py
