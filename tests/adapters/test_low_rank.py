@@ -212,7 +212,7 @@ def test_kaimings_start(base: nn.Module) -> None:
 @pytest.mark.parametrize("name", ["lora", "dual_lora", "mixture_lora", "dora"])
 def test_lora_plus_moves_b_by_the_ratio(name: str) -> None:
     settings = {"name": "sgd", "lr": 0.01, "weight_decay": 0.1, "momentum": 0.0}
-    config, moved = EasyDict(optim=settings, classifier={"lr_scale": 1.0}), {}
+    config, moved = EasyDict(optim=settings, classifier={"lr_scale": 1.0}, schedule={"unfreeze": [], "epochs": 1.0}), {}
     for ratio in (1.0, 16.0):
         torch.manual_seed(5)
         gate, backbone = Gate(), Tiny()

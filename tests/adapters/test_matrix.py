@@ -41,7 +41,9 @@ from tests.launch import run_processes
 PAIRS = [(a, b) for a in ADAPTERS.names() for b in NARROW if (a, b) not in REFUSED]
 BATCH = 4
 SETTINGS = EasyDict(
-    optim={"name": "adamw", "lr": 0.01, "weight_decay": 0.0, "betas": [0.9, 0.999]}, classifier={"lr_scale": 1.0}
+    optim={"name": "adamw", "lr": 0.01, "weight_decay": 0.0, "betas": [0.9, 0.999]},
+    classifier={"lr_scale": 1.0},
+    schedule={"unfreeze": [], "epochs": 1.0},
 )
 Parts = tuple[FaceModel, PartialFC, Optimizer]
 
