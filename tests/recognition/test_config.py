@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recognition.config import ConfigError, differences, from_json, load, to_json
+from recognition.config import BASE, ConfigError, differences, from_json, load, to_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -176,3 +176,14 @@ def test_an_automatic_midpoint_or_slope_is_the_fit_by_roles(tmp_path):
     path = recipe(tmp_path, 'config.gate = edict(midpoint="auto")')
     assert load(path).gate.fit == "roles" and load(path).gate.midpoint == 1.4
     assert load(path, ["gate.fit=otsu", "gate.slope=auto"]).gate.fit == "otsu"
+
+
+def test_an_old_runs_settings_are_completed_and_mean_what_they_meant(tmp_path):
+    config = load(BASE)
+    del config.classifier["filter_mode"], config.classifier["weight"], config.data["augment"], config.optim["average"]
+    path = tmp_path / "config.json"
+    path.write_text(to_json(config))
+    found = from_json(path)
+    assert found.classifier.filter_mode == "zero" and found.classifier.weight == 1.0
+    assert found.data.augment == [] and found.optim.average == 0.0
+    assert found.margin == config.margin  # arguments of plugins are not ours to add
