@@ -228,6 +228,7 @@ class Losses:
             score=None if self.score is None else everyone(self.score),
             log_total=log_total,
             generator=torch.Generator().manual_seed(mix(self.config.run.seed, *drawn)),
+            update=drawn[0],
         )
         rows, label = everyone(embedding), everyone(batch.label)
         names = [chosen.name for chosen in self.config.objectives]

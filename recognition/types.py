@@ -113,6 +113,7 @@ class ObjectiveContext:
     score: Tensor | None  # (N,) or (N, k) float32 raw quality of the images; None where the model has no gate
     log_total: Tensor | None  # (N,) log of the classifier's sum of exp(logit), with gradient; None without its softmax
     generator: torch.Generator  # CPU, seeded by (seed, update, micro-step): the same draw on every process
+    update: int = 0  # of the optimizer, from 0: what a schedule of an objective may go by
 
 
 class Objective(Protocol):

@@ -50,7 +50,7 @@ class Witness(torch.nn.Module):
     '''Writes the keys of every batch.'''
     def forward(self, embedding, label, context):
         rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-        line = dict(update=context.generator.initial_seed() % 1_000_003, rank=int(rank), world=int(world),
+        line = dict(update=context.update, rank=int(rank), world=int(world),
                     time=time.time(), keys=context.batch.key.tolist())
         with open(os.path.join(os.environ["{SEEN}"], str(os.getpid())), "a") as file:
             file.write(json.dumps(line) + chr(10))
