@@ -16,7 +16,6 @@ from torch import Tensor
 
 from adapters import ADAPTERS
 from iqa import SCORERS
-from recognition import losses
 from recognition.config import arguments
 from recognition.data.augmentations.sequence import Augmentations
 from recognition.data.bad_records import BadRecords
@@ -33,6 +32,7 @@ from recognition.data.records import Records
 from recognition.data.torch_loader import TorchLoader
 from recognition.distributed import World, all_reduce_sum
 from recognition.evaluation.embed import Embedder, embed
+from recognition.loss_parts import batch_fields, make_margin
 
 
 def open_records(config: EasyDict) -> Records:
@@ -117,7 +117,7 @@ def build_loader(
     kinds = {"torch": TorchLoader, "dali": DaliLoader}
     if chosen not in kinds:
         raise ValueError(f"config.data.loader is '{config.data.loader}'; it must be auto, torch or dali")
-    wanted = losses.batch_fields(config)
+    wanted = batch_fields(config)
     known = dict(per_image or {})
     if needs := scorer_needs(config):
         wanted.add(needs)
@@ -141,7 +141,7 @@ def build_loader(
 def scorer_needs(config: EasyDict) -> str:
     """What the recipe's scorer looks at, "" where neither adapter nor margin reads a gate."""
     adapter = ADAPTERS.create(config.adapter.name, **arguments(config.adapter, "adapter"))
-    gated = adapter.needs_gate or getattr(losses.make_margin(config), "needs_gate", False)
+    gated = adapter.needs_gate or getattr(make_margin(config), "needs_gate", False)
     return SCORERS.get(config.scorer.name).needs if gated else ""
 
 

@@ -17,7 +17,8 @@ from recognition import random_state
 from recognition.average import WeightAverage
 from recognition.data.records import Records
 from recognition.distributed import World
-from recognition.losses import AUTOCAST, Losses
+from recognition.loss_parts import AUTOCAST
+from recognition.losses import Losses
 from recognition.model import assemble
 from recognition.non_finite import NonFiniteGuard
 from recognition.optim import build_optimizer

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from easydict import EasyDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from iqa import make_gate
-from recognition.config import arguments
 from recognition.data.records import Records
 from recognition.distributed import World, gather
-from recognition.margins import MARGINS
-from recognition.model import FaceModel, assemble, build_backbone, lone_scorer
-from recognition.objectives import OBJECTIVES
+from recognition.loss_parts import TWIN, bind_base, make_margin, make_objectives, own_quality
+from recognition.model import FaceModel
 from recognition.partial_fc import LabelError, PartialFC
 from recognition.partial_fc.sampling import mix
-from recognition.quality import Quality
 from recognition.types import IMAGE_SIZE, Batch, ObjectiveContext
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OF_CLASSIFIER = (  # settings of config.classifier that PartialFC takes
     "sample_rate",
     "sampling",
@@ -32,7 +26,6 @@ OF_CLASSIFIER = (  # settings of config.classifier that PartialFC takes
     "filter_threshold",
     "filter_mode",
 )
-TWIN = "twin"  # the view that is the batch as it was before degradation
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +75,7 @@ class Losses:
         self._check()
         if self.objectives:
             self.classifier.add_module("objectives", self.objectives)
-            self.base_parameters += _bind(self.objectives, config, world)
+            self.base_parameters += bind_base(self.objectives, config, world)
         if self.quality is not model:
             self.classifier.add_module("margin_gate", self.quality.quality_gate)
         self.score: Tensor | None = None
@@ -234,80 +227,6 @@ class Losses:
         names = [chosen.name for chosen in self.config.objectives]
         called = [f"{n}_{i + 1}" if names.count(n) > 1 else n for i, n in enumerate(names)]
         return {name: o(rows, label, context) for name, o in zip(called, self.objectives, strict=True)}
-
-
-def make_margin(config: EasyDict) -> nn.Module:
-    """The recipe's margin."""
-    return MARGINS.create(config.margin.name, **arguments(config.margin, "margin"))
-
-
-def make_objectives(config: EasyDict) -> nn.ModuleList:
-    """The recipe's objectives; their random weights are functions of config.run.seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.run.seed)
-        return nn.ModuleList(
-            OBJECTIVES.create(chosen.name, **arguments(chosen, "objectives")) for chosen in config.objectives
-        )
-
-
-def batch_fields(config: EasyDict) -> set[str]:
-    """Optional fields of Batch that the recipe's margin and objectives look at."""
-    parts = [make_margin(config), *make_objectives(config)]
-    twins = {TWIN} if config.classifier.twins else set()
-    return twins.union(*(getattr(part, "fields", ()) for part in parts))
-
-
-def quality(config: EasyDict) -> Quality:
-    """What rates the images in training: the model, or the margin's own; without a gate where nothing reads one."""
-    model = assemble(config).model
-    if model.needs_gate or not getattr(make_margin(config), "needs_gate", False):
-        return model
-    return own_quality(config)
-
-
-def own_quality(config: EasyDict) -> Quality:
-    """Scorer and gate of a margin that reads a gate where no layer does. A scorer of the model has a base of its own.
-
-    ValueError for a gate that learns: nothing would teach it.
-    """
-    scorer = lone_scorer(config)
-    gate = make_gate(config.gate, 1, getattr(scorer, "columns", 1))
-    if any(parameter.requires_grad for parameter in gate.parameters()):
-        raise ValueError(
-            f"margin '{config.margin.name}' takes the gate as it is, so a gate that learns has no teacher: "
-            f"config.gate.shape is {config.gate.shape}; take linear, sigmoid, petal or steps"
-        )
-    return Quality(gate, scorer)
-
-
-def _bind(objectives: nn.ModuleList, config: EasyDict, world: World) -> int:
-    """Give the network of backbone.weights, one for all, to the objectives that ask for it; without an adapter.
-
-    Returns the number of its parameters; 0 where nobody asks.
-    """
-    binds: list[tuple[str, Callable]] = [
-        (chosen.name, objective.bind)
-        for chosen, objective in zip(config.objectives, objectives, strict=True)
-        if hasattr(objective, "bind")
-    ]
-    if not binds:
-        return 0
-    if not config.backbone.weights:
-        raise ValueError(
-            f"objective '{binds[0][0]}' learns from the network that training starts from, but config.backbone.weights "
-            "names no file: a random network teaches nothing"
-        )
-    base = FaceModel(build_backbone(config, config.backbone.weights), frozen_base=True)
-    base = base.to(world.device).eval().requires_grad_(False)
-    dtype = AUTOCAST[config.train.precision]
-
-    def embed(image: Tensor) -> Tensor:  # a function, and so no part of an objective's state
-        with torch.autocast(world.device.type, dtype=dtype, enabled=dtype is not None):
-            return base.embed(image).float()
-
-    for _, bind in binds:
-        bind(embed)
-    return sum(parameter.numel() for parameter in base.parameters())
 
 
 def _as_seen(batch: Batch, name: str, image: Tensor) -> Batch:

@@ -9,7 +9,7 @@ import torch
 from recognition import calibration, scoring
 from recognition.config import arguments
 from recognition.data.balanced import BalancedOrder
-from recognition.losses import batch_fields
+from recognition.loss_parts import batch_fields
 from recognition.model import count_parameters
 from recognition.partial_fc.memory import estimate
 from recognition.types import IMAGE_SIZE

@@ -28,6 +28,7 @@ ASSEMBLY = (
     "model",
     "quality",
     "losses",
+    "loss_parts",
     "average",
     "adapter_start",
     "published",

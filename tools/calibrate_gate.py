@@ -89,7 +89,7 @@ def _calibrate(arguments: argparse.Namespace, config: EasyDict) -> None:
     from iqa._calibration import fit
     from recognition import calibration, distributed
     from recognition.evaluation.report import write_figure
-    from recognition.losses import quality
+    from recognition.loss_parts import quality
 
     if missing := settings.missing_needs(config):
         raise ValueError("\n".join(missing))

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from recognition import config as settings
 from recognition import distributed
-from recognition.losses import OF_CLASSIFIER, own_quality
+from recognition.loss_parts import own_quality
+from recognition.losses import OF_CLASSIFIER
 from recognition.margins import MARGINS
 from recognition.objectives import OBJECTIVES
 from recognition.registry import Found
