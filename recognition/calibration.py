@@ -63,22 +63,30 @@ def of_training(
     count = min(count or order.epoch_size, order.epoch_size)
     steps, size = -(-count // order.global_batch), order.global_batch
     loader = build_loader(config, records, order, world, open_bad_records(config, records, None))
-    parts = []
+    loader.fields = tuple({*loader.fields, "level"})
+    parts, levels = [], []
     with (
         closing(loader.batches(0)) as batches,
         tqdm(total=count, unit="image", desc="scoring", disable=_quiet(world), leave=False) as bar,
     ):
         for step in range(steps):
-            parts.append(model.score_batch(next(batches)))
+            batch = next(batches)
+            parts.append(model.score_batch(batch))
+            levels.append(batch.level)
             bar.update(min(size, count - step * size))
-    everyone = gather(torch.cat(parts), [share * steps for share in order.counts()]).cpu().numpy()
     begins = [np.arange(step * size, (step + 1) * size) for step in range(steps)]
     positions = np.concatenate([p[rank :: world.world_size] for rank in range(world.world_size) for p in begins])
-    scores = np.empty_like(everyone)
-    scores[positions] = everyone
-    degradation = build_degradation(config, order)
-    side = np.zeros(count) if degradation is None else degradation.draw(config.run.seed, np.arange(count)).side
-    return Sample(scores[:count], side > 0)
+
+    def in_order(of_batches: list[torch.Tensor]) -> np.ndarray:
+        everyone = gather(torch.cat(of_batches), [share * steps for share in order.counts()]).cpu().numpy()
+        found = np.empty_like(everyone)
+        found[positions] = everyone
+        return found[:count]
+
+    poor = in_order(levels) > 0  # by degradation or by an augmentation
+    if (degradation := build_degradation(config, order)) is not None:
+        poor |= degradation.draw(config.run.seed, np.arange(count)).side > 0  # blur or noise alone have no level
+    return Sample(in_order(parts), poor)
 
 
 def of_sets(model: Quality, gallery: Records, probe: Records, world: World, count: int) -> Sample:

@@ -90,7 +90,8 @@ def from_json(path: str | Path) -> EasyDict:
         if isinstance(section, dict) and not isinstance(found[key].get("name", ""), str):
             raise ConfigError(f"{path} is no run's settings: {key}.name is {found[key]['name']!r}")
     found["adapter"].setdefault("weights", base.adapter.weights)
-    found["classifier"].setdefault("filter_mode", "zero")  # what filtering was before it had a mode
+    if found["classifier"].get("filter_threshold"):
+        found["classifier"].setdefault("filter_mode", "zero")  # what filtering was before it had a mode
     for name, section in base.items():  # settings that are younger than the run; plugins' arguments are not ours
         if isinstance(section, dict) and name not in PLUGINS:
             for key, value in section.items():

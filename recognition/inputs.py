@@ -77,7 +77,7 @@ def build_degradation(config: EasyDict, order: SampleOrder | None = None) -> Deg
         raise ValueError(f"config.degradation.chain is '{settings.chain}'; it must be plain or realistic")
     make = Degradation
     if settings.chain == "realistic":
-        if not (settings.blur or settings.noise or settings.jpeg):
+        if settings.share and not (settings.blur or settings.noise or settings.jpeg):
             raise ValueError(
                 "config.degradation.chain is realistic, but blur, noise and jpeg are all off: pictures would only be "
                 "resampled; set them, such as degradation.blur=1.5 degradation.noise=12 degradation.jpeg=[30,95]"

@@ -14,7 +14,7 @@ from recognition.distributed import World, gather
 from recognition.loss_parts import TWIN, bind_base, make_margin, make_objectives, own_quality
 from recognition.model import FaceModel
 from recognition.partial_fc import LabelError, PartialFC
-from recognition.partial_fc.sampling import mix
+from recognition.partial_fc.sampling import OF_OBJECTIVES, mix
 from recognition.types import IMAGE_SIZE, Batch, ObjectiveContext
 
 OF_CLASSIFIER = (  # settings of config.classifier that PartialFC takes
@@ -220,7 +220,7 @@ class Losses:
             views={name: everyone(view) for name, view in views.items()},
             score=None if self.score is None else everyone(self.score),
             log_total=log_total,
-            generator=torch.Generator().manual_seed(mix(self.config.run.seed, *drawn)),
+            generator=torch.Generator().manual_seed(mix(self.config.run.seed, *drawn, OF_OBJECTIVES)),
             update=drawn[0],
         )
         rows, label = everyone(embedding), everyone(batch.label)

@@ -8,6 +8,7 @@ import torch
 
 from recognition import calibration, scoring
 from recognition.config import arguments
+from recognition.data.augmentations.sequence import Augmentations
 from recognition.data.balanced import BalancedOrder
 from recognition.loss_parts import batch_fields
 from recognition.model import count_parameters
@@ -84,7 +85,8 @@ def losses(trainer: Trainer) -> str:
     if config.optim.average:
         text += f"; the weights' running mean ({config.optim.average:g}) is delivered"
     fields = batch_fields(config) & {"twin", "level"}
-    if fields and not config.degradation.share and not config.data.augment:
+    augmented = any(one.loses_resolution for one in Augmentations(config.data.augment).members)
+    if fields and not config.degradation.share and not augmented:
         text += f"; WARNING: it looks at the {' and the '.join(sorted(fields))}, but nothing is degraded"
     return text
 

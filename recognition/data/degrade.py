@@ -75,13 +75,13 @@ class Degradation:
                 raise ValueError(f"degradation: {name}={getattr(self, name)!r} must be {wanted}")
 
         must(0 <= self.share <= 1, "share", "in [0, 1]")
-        must(len(self.sides) == 2 and 1 <= self.sides[0] <= self.sides[1], "sides", "(smallest, largest), from 1 px up")
+        must(_whole_pair(self.sides, 1, IMAGE_SIZE), "sides", f"(smallest, largest), whole pixels in 1 .. {IMAGE_SIZE}")
         must(0 <= self.blur < float("inf"), "blur", "a sigma in low-resolution pixels, 0 or more")
         must(0 <= self.noise < float("inf"), "noise", "a sigma in grey levels, 0 or more")
         must(
-            self.jpeg is None or (len(self.jpeg) == 2 and 1 <= self.jpeg[0] <= self.jpeg[1] <= 100),
+            self.jpeg is None or _whole_pair(self.jpeg, 1, 100),
             "jpeg",
-            "None or (lowest, highest) quality within 1 .. 100",
+            "None or (lowest, highest) quality, whole numbers within 1 .. 100",
         )
         must(self.spread in ("log", "uniform"), "spread", "'log' or 'uniform'")
         Choice(self.share, self.choose, self.global_batch, self.epoch_size)
@@ -111,6 +111,12 @@ class Degradation:
             quality=np.where(chosen, worst + np.floor(quality * (best + 1 - worst)), 0).astype(np.int64),
             noise_seed=_draws.hashed(seed, _draws.NOISE_FIELD, positions),
         )
+
+
+def _whole_pair(pair: object, low: int, high: int) -> bool:
+    """Whether it is two whole numbers in ascending order within low .. high."""
+    whole = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(one, int | np.integer) for one in pair)
+    return whole and low <= pair[0] <= pair[1] <= high
 
 
 def low_res(images: Tensor, side: int) -> Tensor:

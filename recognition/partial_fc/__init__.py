@@ -22,7 +22,7 @@ from recognition.partial_fc.functions import (
 )
 from recognition.partial_fc.labels import LabelError, gather_labels
 from recognition.partial_fc.row_update import RowUpdate
-from recognition.partial_fc.sampling import fill_up, mix, nearness
+from recognition.partial_fc.sampling import OF_MARGIN, fill_up, mix, nearness
 from recognition.types import Margin, MarginContext
 
 __all__ = ["CHOICES", "LabelError", "PartialFC", "class_range", "draw_centres"]
@@ -142,7 +142,7 @@ class PartialFC(nn.Module):
             rows = self.sample(label, step, embedding) if self.training and self.sample_rate < 1 else None
             self.sampled_rows = rows
             column = self._columns(label, rows)
-            generator = torch.Generator().manual_seed(mix(self.seed, step, micro_step, 0))
+            generator = torch.Generator().manual_seed(mix(self.seed, step, micro_step, OF_MARGIN))
             context = MarginContext(
                 norm, score, generator, self.class_start, self.num_classes, label, gate=gate, measured=measured
             )

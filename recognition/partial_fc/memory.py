@@ -21,8 +21,9 @@ def estimate(
     """Bytes of the process that holds most classes, by purpose; their sum is the peak of an update.
 
     moments: numbers that the optimizer keeps for each of a centre's: SGD with momentum 1, AdamW 2. state: see
-    PartialFC. accumulate: micro-steps of an update. Not in it: a few numbers per class and image, and what a margin
-    keeps for backward.
+    PartialFC. accumulate: micro-steps of an update. Not in it: a few numbers per class and image, what a margin
+    keeps for backward, two more buffers of the logits' size where negatives are filtered, on CUDA what bf16 rounds,
+    and that a batch of more classes than the share compares with all of its own.
     "compared centres" is what a step makes of the centres it compares with: unit rows and their gradient; after that
     the rows, gradients and momenta that the optimizer is shown, and its own work space.
     """

@@ -12,6 +12,9 @@ PRODUCTS_AT_ONCE = 1 << 22  # 16 MiB
 POSITIVE, HARD = 3.0, 2.0  # priorities above every random one, which lies in [0, 1)
 
 
+OF_MARGIN, OF_OBJECTIVES = 1, 2  # last of mix()'s numbers: their draws, and the sampled classes', are independent
+
+
 def mix(*numbers: int) -> int:
     """One 64-bit seed from several numbers >= 0."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -34,7 +34,7 @@ from recognition.weights import write_weights
 from tests.launch import run_processes
 from tests.small import write_recipe
 from tests.tiny import Tiny, nameable
-from tests.training import CPU, QUIET, Trained, run_trainer
+from tests.training import CPU, QUIET, Trained, run_trainer, tiny_recipe
 
 DEFAULTS = {"levels": 4, "lr_scale": 1.0, "fit": "", "sample": 2000}  # of config.gate, the other settings
 
@@ -300,3 +300,14 @@ def test_evaluation_leaves_embeddings_as_they_are_where_gates_are_looked_at(worl
     model, gates = gated("linear"), GateRange()
     assert torch.equal(embed(model, images, world=world, gates=gates), embed(model, images, world=world))
     assert gates.images == 9 and math.isfinite(gates._range.sum().item())
+
+
+def test_pictures_that_an_augmentation_shrinks_are_poor(tmp_path, world):
+    chosen = ["data.augment=[{'name': 'low_res', 'probability': 1.0}]", "adapter.name=dual_lora"]
+    with nameable():
+        config = settings.load(tiny_recipe(tmp_path), chosen)
+        model = assemble(config).model.eval()
+    records = open_records(config)
+    order = SampleOrder(records.num_images, config.run.seed, 6)
+    sample = calibration.of_training(config, model, records, order, world, 12)
+    assert sample.poor.mean() > 0.8  # a side that is drawn may be the whole one

@@ -178,12 +178,15 @@ def test_an_automatic_midpoint_or_slope_is_the_fit_by_roles(tmp_path):
     assert load(path, ["gate.fit=otsu", "gate.slope=auto"]).gate.fit == "otsu"
 
 
-def test_an_old_runs_settings_are_completed_and_mean_what_they_meant(tmp_path):
-    config = load(BASE)
-    del config.classifier["filter_mode"], config.classifier["weight"], config.data["augment"], config.optim["average"]
+@pytest.mark.parametrize(("threshold", "mode"), [(0.0, "remove"), (0.4, "zero")])
+def test_an_old_runs_settings_are_completed_and_mean_what_they_meant(tmp_path, threshold, mode):
+    config = load(BASE, [f"classifier.filter_threshold={threshold}"])
+    old = load(BASE, [f"classifier.filter_threshold={threshold}"])
+    del old.classifier["filter_mode"], old.classifier["weight"], old.data["augment"], old.optim["average"]
     path = tmp_path / "config.json"
-    path.write_text(to_json(config))
+    path.write_text(to_json(old))
     found = from_json(path)
-    assert found.classifier.filter_mode == "zero" and found.classifier.weight == 1.0
+    assert found.classifier.filter_mode == mode and found.classifier.weight == 1.0
     assert found.data.augment == [] and found.optim.average == 0.0
     assert found.margin == config.margin  # arguments of plugins are not ours to add
+    assert len(differences(config, found, ())) == bool(threshold)  # an unfiltered run goes on by the same command

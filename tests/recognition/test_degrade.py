@@ -229,3 +229,9 @@ def test_cuda_gives_the_pixels_of_the_cpu():
     pictures = torch.from_numpy(photos(32))
     draw = EVERYTHING.draw(0, np.arange(32))
     assert torch.equal(apply(pictures.cuda(), draw).cpu(), apply(pictures, draw))
+
+
+@pytest.mark.parametrize("sides", [(7, 113), (0, 5), (20, 7), ("a", 20), (7.5, 20), (7,), 7])
+def test_sides_that_cannot_be_are_told_at_once(sides):
+    with pytest.raises(ValueError, match="whole pixels in 1"):
+        Degradation(sides=sides)
