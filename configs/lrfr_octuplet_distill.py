@@ -13,5 +13,5 @@ parent = "lrfr_octuplet.py"
 config = edict()
 config.objectives = [
     edict(name="octuplet", normalise=True),
-    edict(name="distill", weight=10.0, of="twin"),
+    edict(name="distill", weight=2.0, of="twin"),
 ]
