@@ -51,3 +51,14 @@ def write_recipe(folder: Path, extra: str = "") -> Path:
     path = folder / "small.py"
     path.write_text(RECIPE.format(root=str(folder / "runs"), records=str(records)) + extra)
     return path
+
+
+def photos(n: int, size: int = 112) -> np.ndarray:
+    """Smooth colours and fine detail: (n, size, size, 3) uint8."""
+    rng = np.random.default_rng(0)
+    fields = []
+    for _ in range(n):
+        noise = rng.standard_normal((size, size, 3)).astype(np.float32)
+        field = sum(s * cv2.GaussianBlur(noise, (0, 0), s) for s in (0.7, 2.0, 8.0))
+        fields.append(128 + 60 * field / field.std())
+    return np.clip(np.rint(fields), 0, 255).astype(np.uint8)

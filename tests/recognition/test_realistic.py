@@ -22,20 +22,10 @@ from recognition.data.recordio import Header, RecordWriter, pack
 from recognition.data.records import Records
 from recognition.data.torch_loader import TorchLoader
 from recognition.inputs import build_degradation
+from tests.small import photos
 
 STRENGTHS = {"blur": 1.5, "noise": 12.0, "jpeg": (30, 95)}
 EVERYTHING = RealisticDegradation(0.8, (7, 60), **STRENGTHS)
-
-
-def photos(n: int, size: int = 112) -> np.ndarray:
-    """Smooth colours and fine detail: (n, size, size, 3) uint8."""
-    rng = np.random.default_rng(0)
-    fields = []
-    for _ in range(n):
-        noise = rng.standard_normal((size, size, 3)).astype(np.float32)
-        field = sum(s * cv2.GaussianBlur(noise, (0, 0), s) for s in (0.7, 2.0, 8.0))
-        fields.append(128 + 60 * field / field.std())
-    return np.clip(np.rint(fields), 0, 255).astype(np.uint8)
 
 
 PHOTOS = torch.from_numpy(photos(12))
