@@ -24,6 +24,7 @@ KINDS = {
     "adapter": "adapters",
     "scorer": "iqa",
     "gate": "iqa.gates",
+    "protocol": "recognition.evaluation.protocols",
 }
 
 
@@ -109,14 +110,16 @@ class Registry:
         plugin, colon, text = name.partition(":")
         if not colon:
             return {"name": name}
-        found = self._where(plugin)
-        parameters = found.parameters
-        if parameters is None:
-            parameters = tuple(inspect.signature(self.get(plugin)).parameters)
+        parameters = self.parameters(plugin)
         if not parameters or not text:
             wanted = f"write {plugin}:{parameters[0].upper()}" if parameters else "it takes no arguments"
             raise ValueError(f"{self.kind} '{name}': {wanted}")
         return {"name": plugin, parameters[0]: text}
+
+    def parameters(self, name: str) -> tuple[str, ...]:
+        """Names of a plugin's arguments, in order; imports it only where its file does not tell."""
+        found = self._where(name)
+        return tuple(inspect.signature(self.get(name)).parameters) if found.parameters is None else found.parameters
 
     def defaults(self, name: str) -> Mapping[str, object]:
         """Default values of a plugin's arguments, as far as its file tells them as plain literals."""

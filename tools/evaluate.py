@@ -126,7 +126,7 @@ def _compare_scorers(arguments: argparse.Namespace, config: dict) -> None:
     world = distributed.start(config.train.device)
     model = _load(arguments.model, config, base=False).to(world.device)
     base = arguments.model if _is_run(arguments) else model.backbone
-    made, missing = scorers.make(wanted, base, [one.images for one in sets], world.device)
+    made, missing = scorers.make(wanted, base, [one.protocol.images for one in sets], world.device)
     results = quality.measure_quality(model, made, config.evaluation, world, sets)
     if world.is_main:
         folder = Path(arguments.output or _folder(Path(arguments.model), "edc"))

@@ -11,7 +11,9 @@ import numpy as np
 
 from recognition.delivery import MODEL
 from recognition.evaluation.intervals import interval, resample_mean, resample_tar
-from recognition.evaluation.runner import ITEMS, by_fold, load_results
+from recognition.evaluation.measures import by_fold
+from recognition.evaluation.protocol import ITEMS
+from recognition.evaluation.runner import load_results
 
 RESAMPLES = 1000
 BASE = "base"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -19,9 +20,11 @@ from recognition.data.decode import decode
 from recognition.data.degrade import level_of, low_res
 from recognition.data.landmarks import mirrored
 from recognition.data.pairs import RecordImages
-from recognition.distributed import World, gather
+from recognition.distributed import World, all_reduce_sum, gather
+from recognition.evaluation.protocol import Looked, View
 from recognition.types import IMAGE_SIZE
 
+FLIPS = ("none", "sum", "concat")  # what becomes of the mirrored image's embedding
 DECODERS = 4  # threads; OpenCV decodes outside Python's lock
 CPU_BATCH = 16  # a CPU is fastest where activations fit its cache: y1 on one core takes 1.7 s for 128 images, not 3.4
 
@@ -46,43 +49,75 @@ def embed(
     world: World,
     side: int | None = None,
     batch_size: int = 128,
-    flip: bool = False,
+    flip: bool | str = False,
     rows: np.ndarray | None = None,
     gates: GateRange | None = None,
 ) -> Tensor:
-    """Embeddings (N, D) float32 of N encoded images, not normalised; all of them on every process's device.
+    """Embeddings (N, D) float32 of N encoded images, not normalised: those of look_at, whose arguments these are."""
+    how = flip if isinstance(flip, str) else FLIPS[int(flip)]
+    rows = np.arange(len(images)) if rows is None else rows
+    view = View(rows, IMAGE_SIZE if side is None else side, how)
+    return look_at(model, images, view, world=world, batch_size=batch_size, gates=gates).embedding
+
+
+def look_at(
+    model: Embedder,
+    images: Sequence[bytes],
+    view: View,
+    *,
+    world: World,
+    batch_size: int = 128,
+    flip: str = "none",
+    gates: GateRange | None = None,
+) -> Looked:
+    """What the model makes of the view's images, all of them on every process's device.
 
     Each process embeds its stride of the images, so all have to call this together. The model, which must lie on
     world.device, runs in eval mode without gradient and gets its modes back, module by module.
-    side: pixels the images are reduced to and brought back from; None = as they are. batch_size: images per process.
-    flip: add the embedding of the mirrored image, a raw sum; a model with a gate scores the mirrored image by itself.
-    rows: (N,) positions of the images to embed, in this order; None = all.
+    batch_size: images per process. flip: what becomes of the mirrored image where the view does not say: "none"; "sum",
+    raw; "concat". A model with a gate scores the mirrored image by itself. Scores and gates are those of the image.
     gates: is shown the gates of this process's images, of a model that has some.
-    ValueError for no images, and naming the first image that does not decode.
+    ValueError for no images, another flip, and naming the first image that does not decode.
     """
-    rows = np.arange(len(images)) if rows is None else rows
+    rows, flip = view.rows, view.flip or flip
+    if flip not in FLIPS:
+        raise ValueError(f"flip is '{flip}'; it must be one of {', '.join(FLIPS)}")
     if not len(rows) or batch_size < 1:
         raise ValueError(f"{len(rows)} images in batches of {batch_size}: both must be at least 1")
     share = -(-len(rows) // world.world_size)
     # every process takes as many: the last ones of some repeat the last image, and are cut off below
     mine = rows[np.minimum(np.arange(share) * world.world_size + world.global_rank, len(rows) - 1)]
-    parts, done, points = [], 0, _landmarks(model, images, mine)
+    parts: dict[str, list[Tensor]] = {"embedding": [], "score": [], "gate": []}
+    done, points = 0, _landmarks(model, images, mine)
     # no inference_mode: a tensor that a model caches in its first forward has to serve training afterwards
     with evaluating(model), torch.no_grad():
         for pixels in decoded(images, mine, batch_size, world.is_main):
             pixels = pixels.to(world.device, non_blocking=True)
-            if side is not None and side != IMAGE_SIZE:
-                pixels = low_res(pixels, side)
+            if view.side != IMAGE_SIZE:
+                pixels = low_res(pixels, view.side)
             for image in normalise(pixels).split(batch_size if world.device.type != "cpu" else CPU_BATCH):
                 here = None if points is None else points[done : done + len(image)].to(world.device)
-                embedding = _embed(model, image, side, here, gates).float()
-                if flip:
+                seen = _embed(model, image, view.side, here)
+                if flip != "none":
                     there = None if here is None else mirrored(here)
-                    embedding = embedding + _embed(model, image.flip(3), side, there, None).float()
-                parts.append(embedding)
+                    other = _embed(model, image.flip(3), view.side, there)["embedding"]
+                    own = seen["embedding"]
+                    seen["embedding"] = own + other if flip == "sum" else torch.cat([own, other], 1)
+                if gates is not None and "gate" in seen:
+                    gates.see(seen["gate"])
+                for key, value in seen.items():
+                    parts[key].append(value)
                 done += len(image)
-        everyone = gather(torch.cat(parts))  # (world_size * share, D), process by process
-    return everyone.unflatten(0, (world.world_size, share)).transpose(0, 1).flatten(0, 1)[: len(rows)]
+        whole = {key: _in_order(torch.cat(part), world, len(rows)) for key, part in parts.items() if part}
+        alone = _time(model, images, view, world) if view.timed else None
+    score, gate = (whole[key].cpu().numpy() if key in whole else None for key in ("score", "gate"))
+    return Looked(whole["embedding"], score, gate, alone)
+
+
+def _in_order(local: Tensor, world: World, count: int) -> Tensor:
+    """Rows of all processes, which took turns, in the order of the images."""
+    everyone = gather(local)  # (world_size * share, ...), process by process
+    return everyone.unflatten(0, (world.world_size, -1)).transpose(0, 1).flatten(0, 1)[:count]
 
 
 def _landmarks(model: Embedder, images: Sequence[bytes], rows: np.ndarray) -> Tensor | None:
@@ -93,16 +128,32 @@ def _landmarks(model: Embedder, images: Sequence[bytes], rows: np.ndarray) -> Te
     return torch.from_numpy(images.landmarks()[rows])
 
 
-def _embed(
-    model: Embedder, image: Tensor, side: int | None, landmarks: Tensor | None, gates: GateRange | None
-) -> Tensor:
+def _embed(model: Embedder, image: Tensor, side: int, landmarks: Tensor | None) -> dict[str, Tensor]:
+    """The embedding, and of a model with a gate the score and the gate, all float32."""
     if not getattr(model, "needs_gate", False):
-        return model.embed(image)
-    level = image.new_full((len(image),), level_of(side or IMAGE_SIZE))
+        return {"embedding": model.embed(image).float()}
+    level = image.new_full((len(image),), level_of(side))
     score = model.score(image, level=level, landmarks=landmarks)
-    if gates is not None:
-        gates.see(model.quality_gate(score))
-    return model.embed(image, score)
+    seen = {"embedding": model.embed(image, score), "score": score, "gate": model.quality_gate(score)}
+    return {key: value.float() for key, value in seen.items()}
+
+
+def _time(model: Embedder, images: Sequence[bytes], view: View, world: World) -> np.ndarray:
+    """Milliseconds (timed,) of single images, decoded already, by the main process; after one that warms up."""
+    chosen = view.rows[np.linspace(0, len(view.rows) - 1, min(view.timed, len(view.rows))).astype(np.int64)]
+    taken = torch.zeros(len(chosen), dtype=torch.float64, device=world.device)
+    if world.is_main:
+        points = _landmarks(model, images, chosen)
+        first = True
+        for n, pixels in enumerate(decoded(images, chosen, 1, False)):
+            image = normalise(low_res(pixels.to(world.device), view.side) if view.side != IMAGE_SIZE else pixels)
+            here = None if points is None else points[n : n + 1].to(world.device)
+            for _ in range(1 + first):
+                began = time.perf_counter()
+                _embed(model, image.to(world.device), view.side, here)["embedding"].sum().item()
+                taken[n] = 1000 * (time.perf_counter() - began)
+            first = False
+    return all_reduce_sum(taken).cpu().numpy()
 
 
 @contextlib.contextmanager
@@ -117,12 +168,16 @@ def evaluating(model: Embedder) -> Iterator[None]:
             module.training = training
 
 
+def place_of(images: Sequence[bytes], i: int) -> str:
+    """Image i as messages name it: by its file and key, or path, where the images know it."""
+    return images.where(i) if hasattr(images, "where") else f"image {i}"
+
+
 def decoded(images: Sequence[bytes], rows: np.ndarray, batch_size: int, shown: bool) -> Iterator[Tensor]:
     """Batches (B, 112, 112, 3) uint8; the next one is decoded while one is computed."""
 
     def one(i: int) -> np.ndarray:
-        place = images.where(i) if isinstance(images, RecordImages) else f"image {i}"
-        return decode(images[i], IMAGE_SIZE, place)
+        return decode(images[i], IMAGE_SIZE, place_of(images, i))
 
     batches = [rows[b : b + batch_size].tolist() for b in range(0, len(rows), batch_size)]
     quiet = not (shown and sys.stderr.isatty())

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from recognition.data.degrade import Degradation
 from recognition.distributed import World
+from recognition.evaluation.compared import Compared
 from recognition.evaluation.edc import Discarding, discard, pair_quality
 from recognition.evaluation.embed import Embedder
+from recognition.evaluation.protocol import EvaluationSet
 from recognition.evaluation.scorers import cost, look
-from recognition.evaluation.sets import EvaluationSet, settings_with_defaults
+from recognition.evaluation.sets import settings_with_defaults
 from recognition.evaluation.verification import pair_scores
 from recognition.registry import nearest
 from recognition.types import IMAGE_SIZE
@@ -58,7 +60,7 @@ def measure_quality(
     settings = settings_with_defaults(settings)
     edc = edc_settings(settings)
     drawn = _degradation(edc)
-    pairs = [one for one in sets if one.pairs is not None]
+    pairs = [one for one in sets if isinstance(one.protocol, Compared) and one.protocol.pairs is not None]
     if not pairs:
         raise ValueError("evaluation.sets holds no pairs: error-versus-discard curves are of kinds bin, pairs, drawn")
     for name in edc["against"]:
@@ -67,11 +69,11 @@ def measure_quality(
     results = {}
     for one in pairs:
         options = {"world": world, "batch_size": settings["batch_size"]}
-        seen = look(one.images, drawn, edc["seed"], scorers, model=model, flip=settings["flip"], **options)
-        ladder = _ladder(one, scorers, edc, options)
+        seen = look(one.protocol.images, drawn, edc["seed"], scorers, model=model, flip=settings["flip"], **options)
+        ladder = _ladder(one.protocol.images, scorers, edc, options)
         if world.is_main:
-            matcher, each = cost(scorers, model, one.images, world.device)
-            items = _items(one, *seen, edc)
+            matcher, each = cost(scorers, model, one.protocol.images, world.device)
+            items = _items(one.protocol, *seen, edc)
             found = measure_items(items, settings)
             results[one.name] = {**found, "ladder": ladder, "matcher": matcher, "cost": each, ITEMS: items}
     return results
@@ -104,21 +106,21 @@ def _degradation(edc: Mapping[str, object]) -> Degradation:
 
 
 def _ladder(
-    one: EvaluationSet, scorers: Mapping[str, nn.Module], edc: dict, options: dict
+    images: Sequence[bytes], scorers: Mapping[str, nn.Module], edc: dict, options: dict
 ) -> dict[str, dict[str, float]]:
     """Median score of some images, from all over the set, reduced to each side of the ladder."""
     if not edc["ladder"] or not scorers:
         return {}
-    rows = np.unique(np.linspace(0, len(one.images) - 1, min(edc["ladder"], len(one.images))).astype(np.int64))
+    rows = np.unique(np.linspace(0, len(images) - 1, min(edc["ladder"], len(images))).astype(np.int64))
     rungs = {}
     for side in LADDER:
         reduced = Degradation(share=1.0, sides=(side, side))
-        _, scores = look(one.images, reduced, edc["seed"], scorers, rows=rows, **options)
+        _, scores = look(images, reduced, edc["seed"], scorers, rows=rows, **options)
         rungs[str(side)] = {label: float(np.median(values)) for label, values in scores.items()}
     return rungs
 
 
-def _items(one: EvaluationSet, embeddings: Tensor, scores: Mapping[str, np.ndarray], edc: Mapping) -> dict:
+def _items(one: Compared, embeddings: Tensor, scores: Mapping[str, np.ndarray], edc: Mapping) -> dict:
     """Per pair similarity, same, first, second; per image its side in pixels and score/LABEL."""
     count = len(one.images)
     side = _degradation(edc).draw(edc["seed"], np.arange(count)).side

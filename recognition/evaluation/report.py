@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recognition.data.decode import decode
 from recognition.data.degrade import low_res
-from recognition.data.pairs import RecordImages
+from recognition.evaluation.embed import place_of
 from recognition.evaluation.runner import compare
 from recognition.files import replacing, write_atomically
 from recognition.types import IMAGE_SIZE
@@ -129,8 +129,7 @@ def face_figure(images: Sequence[bytes], sides: Sequence[int] = (112, 56, 28, 14
     """A sheet: a row per encoded image, a column per resolution, as evaluation shows them to the model."""
     if not len(images) or not len(sides):
         raise ValueError("a sheet needs at least one image and one side")
-    places = [images.where(i) if isinstance(images, RecordImages) else f"image {i}" for i in range(len(images))]
-    decoded = [decode(images[i], IMAGE_SIZE, place) for i, place in enumerate(places)]
+    decoded = [decode(images[i], IMAGE_SIZE, place_of(images, i)) for i in range(len(images))]
     pixels = torch.from_numpy(np.stack(decoded))
     columns = [(pixels if side == IMAGE_SIZE else low_res(pixels, side)).numpy() for side in sides]
     figure = figure_of(1.1 * len(sides), 1.1 * len(images) + 0.25)

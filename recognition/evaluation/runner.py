@@ -9,19 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from iqa import GateRange
 from recognition.distributed import World
 from recognition.evaluation import intervals
-from recognition.evaluation.embed import Embedder, embed
-from recognition.evaluation.identification import identify
-from recognition.evaluation.sets import EvaluationSet, open_sets, settings_with_defaults, side_name
-from recognition.evaluation.verification import pair_scores, verify_scores
+from recognition.evaluation.embed import FLIPS, Embedder, look_at
+from recognition.evaluation.measures import by_fold
+from recognition.evaluation.protocol import ITEMS, EvaluationSet
+from recognition.evaluation.sets import asked, open_sets, settings_with_defaults
 from recognition.files import replacing
 from recognition.registry import nearest
-
-ITEMS = "items"
 
 
 def evaluate(
@@ -118,89 +115,10 @@ def load_results(folder: str | Path) -> dict:
 def _evaluate_set(
     model: Embedder, one: EvaluationSet, settings: dict, world: World, gates: GateRange
 ) -> dict[str, dict]:
-    embeddings = {
-        side: _embed_rows(model, one, rows, side, settings, world, gates) for side, rows in _rows_by_side(one).items()
-    }
-    measure = _identification if one.pairs is None else _verification
-    results = {}
-    for gallery, probe in one.sides:
-        compared = embeddings[gallery][one.gallery], embeddings[probe][one.probe]
-        results[side_name(gallery, probe)] = measure(one, *compared, settings)
-    return results
-
-
-def _rows_by_side(one: EvaluationSet) -> dict[int, np.ndarray]:
-    """The images that are needed at each side, so that each is embedded once and none in vain."""
-    wanted: dict[int, list[np.ndarray]] = {}
-    for gallery, probe in one.sides:
-        wanted.setdefault(gallery, []).append(one.gallery)
-        wanted.setdefault(probe, []).append(one.probe)
-    return {side: np.unique(np.concatenate(rows)) for side, rows in wanted.items()}
-
-
-def _embed_rows(
-    model: Embedder, one: EvaluationSet, rows: np.ndarray, side: int, settings: dict, world: World, gates: GateRange
-) -> Tensor:
-    """(images, D); rows that are not needed at this side are NaN, which every measure refuses."""
-    some = embed(
-        model,
-        one.images,
-        world=world,
-        side=side,
-        batch_size=settings["batch_size"],
-        flip=settings["flip"],
-        rows=rows,
-        gates=gates,
-    )
-    all_rows = some.new_full((len(one.images), some.shape[1]), float("nan"))
-    all_rows[rows] = some
-    return all_rows
-
-
-def _verification(one: EvaluationSet, first: Tensor, second: Tensor, settings: dict) -> dict:
-    found = verify_scores(pair_scores(first, second), one.pairs.same, one.folds, far=settings["far"])
-    bootstrap = {"resamples": settings["bootstrap"], "seed": settings["seed"]}
-    items = {"correct": found["correct"], "score": found["scores"], "same": one.pairs.same, "fold": found["fold"]}
-    measures = {"accuracy": _measure(found["accuracy"], intervals.resample_mean, by_fold(items), **bootstrap)}
-    for far, at in found["tar"].items():
-        value = _measure(at["tar"], intervals.resample_tar, found["scores"], one.pairs.same, far, **bootstrap)
-        measures[f"tar@{far:g}"] = {**value, "far": at["far"], "threshold": at["threshold"]}
-    return {
-        **measures,
-        "auc": {"value": found["auc"]},
-        "eer": {"value": found["eer"]},
-        "accuracy_std": found["accuracy_std"],
-        "threshold": float(found["threshold_per_fold"].mean()),
-        "pairs": found["pairs"],
-        "genuine": found["genuine"],
-        "roc": {key: [round(float(x), 6) for x in values] for key, values in found["roc"].items()},
-        ITEMS: items,
-    }
-
-
-def _identification(one: EvaluationSet, gallery: Tensor, probe: Tensor, settings: dict) -> dict:
-    found = identify(probe, one.probe_labels, gallery, one.gallery_labels, settings["ranks"])
-    items = {"position": found["position"], "person": one.probe_labels}
-    bootstrap = {"groups": one.probe_labels, "resamples": settings["bootstrap"], "seed": settings["seed"]}
-    measures = {
-        f"rank-{k}": _measure(rate, intervals.resample_mean, found["position"] <= k, **bootstrap)
-        for k, rate in found["rates"].items()
-    }
-    return {**measures, **{key: found[key] for key in ("probes", "gallery", "people")}, ITEMS: items}
-
-
-def _measure(value: float, resample, *arguments, resamples: int, **options) -> dict:
-    if not resamples:
-        return {"value": value, "lo": None, "hi": None}
-    lo, hi = intervals.interval(resample(*arguments, resamples=resamples, **options))
-    return {"value": value, "lo": lo, "hi": hi}
-
-
-def by_fold(items: dict[str, np.ndarray]) -> np.ndarray:
-    """Right or wrong per pair, weighted so that the mean over pairs is the mean over folds."""
-    _, fold = np.unique(items["fold"], return_inverse=True)
-    size = np.bincount(fold)
-    return items["correct"] * (len(fold) / len(size) / size[fold])
+    options = {"batch_size": settings["batch_size"], "flip": FLIPS[int(settings["flip"])], "gates": gates}
+    views = one.protocol.views.items()
+    looked = {key: look_at(model, one.protocol.images, view, world=world, **options) for key, view in views}
+    return one.protocol.measure(looked, asked(settings))
 
 
 def _gains(old: dict, new: dict, bootstrap: dict[str, int]) -> dict[str, dict]:

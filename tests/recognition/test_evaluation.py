@@ -17,10 +17,11 @@ from recognition.data.degrade import low_res
 from recognition.data.pairs import PairSet, write_bin
 from recognition.data.recordio import Header, RecordWriter, pack
 from recognition.evaluation import intervals, report
+from recognition.evaluation.compared import side_name
 from recognition.evaluation.embed import embed
 from recognition.evaluation.identification import DISTRACTOR
 from recognition.evaluation.runner import compare, evaluate, load_results, save_results, scalars
-from recognition.evaluation.sets import open_sets, side_name
+from recognition.evaluation.sets import open_sets
 from tests.launch import run_processes
 
 ALONE = distributed.World(0, 0, 1, torch.device("cpu"))
@@ -213,7 +214,7 @@ def test_the_runner_over_kinds_and_sides(sets: list[dict]) -> None:
         "who": ["112", "112-7"],
     }
     # each image once a side: 20 and 36 images at 112 and 7, 36 - 12 probes, 13 + 5 in the gallery
-    bin_images, pair_images = 20, len(open_sets({"sets": sets})[1].images)
+    bin_images, pair_images = 20, len(open_sets({"sets": sets})[1].protocol.images)
     assert sum(model.seen) == 2 * bin_images + 2 * pair_images + (13 + 5 + 24) + 24
     for sides in results.values():
         for measures in sides.values():
@@ -229,7 +230,7 @@ def test_the_runner_over_kinds_and_sides(sets: list[dict]) -> None:
 
 
 def test_gallery_at_the_first_side_probes_at_the_second(sets: list[dict]) -> None:
-    one = open_sets({"sets": sets[1:2]})[0]
+    one = open_sets({"sets": sets[1:2]})[0].protocol
     results = evaluate(TinyModel(), {**SETTINGS, "sets": sets[1:2]}, ALONE)
     model = TinyModel()
     high, low = (embed(model, one.images, world=ALONE, side=side) for side in (112, 7))
@@ -239,7 +240,7 @@ def test_gallery_at_the_first_side_probes_at_the_second(sets: list[dict]) -> Non
 
 
 def test_identification_rule(sets: list[dict]) -> None:
-    one = open_sets({"sets": sets[2:]})[0]
+    one = open_sets({"sets": sets[2:]})[0].protocol
     stored = [one.images.where(i) for i in one.gallery[:13]]
     assert all(f"key {3 * person}," in where for person, where in enumerate(stored))  # the lowest key
     assert one.gallery_labels.tolist() == [*range(13), *[DISTRACTOR] * 5]
@@ -266,7 +267,7 @@ def test_faulty_settings_are_named(sets: list[dict], change: dict, complaint: st
     "number, change, error, complaint",
     [
         (0, {"kind": "bim"}, ValueError, "'bin': unknown kind 'bim'; did you mean 'bin'"),
-        (0, {"fold": 3}, ValueError, "'bin': unknown key 'fold'; did you mean 'folds'"),
+        (0, {"fold": 3}, ValueError, "'bin': protocol 'bin': unexpected argument 'fold'|'bin'.*'fold'.*folds"),
         (0, {"path": "absent.bin"}, FileNotFoundError, "'bin': there is no file absent.bin"),
         (0, {"path": ""}, ValueError, "'bin' of kind bin lacks path"),
         (1, {"records": "absent"}, FileNotFoundError, "'pairs'.*absent"),
@@ -285,7 +286,7 @@ def test_nothing_missing_is_skipped(
 
 def test_drawn_pairs_of_people_held_out(sets: list[dict]) -> None:
     drawn = {"name": "held", "kind": "drawn", "records": sets[1]["records"], "count": 8, "folds": 2, "hold_out": 3}
-    one = open_sets({"sets": [drawn]})[0]
+    one = open_sets({"sets": [drawn]})[0].protocol
     keys = [int(one.images.where(i).split("key ")[1].split(",")[0]) for i in range(len(one.images))]
     assert {key // 3 for key in keys} <= {0, 3, 6, 9, 12} and len(one.pairs) == 8
     assert set(one.folds) == {0, 1}

@@ -20,9 +20,10 @@ from recognition.data.degrade import Degradation, low_res
 from recognition.data.pairs import PairSet
 from recognition.distributed import World
 from recognition.evaluation import quality, scorers
+from recognition.evaluation.compared import Compared
 from recognition.evaluation.embed import embed
+from recognition.evaluation.protocol import EvaluationSet
 from recognition.evaluation.quality_report import save_quality
-from recognition.evaluation.sets import EvaluationSet
 from recognition.weights import write_weights
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
@@ -53,11 +54,12 @@ def a_set() -> EvaluationSet:
     first = np.repeat(np.arange(0, 48, 2), 2)
     same = np.arange(48) % 2 == 0
     second = np.where(same, first + 1, (first + 7) % 48)
-    return EvaluationSet("faces", images, first, second, ((112, 112),), PairSet("faces", images, first, second, same))
+    pairs = PairSet("faces", images, first, second, same)
+    return EvaluationSet("faces", Compared(images, first, second, ((112, 112),), pairs))
 
 
 def made(*specs: str, base: nn.Module | str = "") -> tuple[dict[str, nn.Module], dict[str, str]]:
-    return scorers.make(scorers.sections(CONFIG, specs), base, [a_set().images], ALONE.device)
+    return scorers.make(scorers.sections(CONFIG, specs), base, [a_set().protocol.images], ALONE.device)
 
 
 def section(**edc: object) -> dict:
@@ -129,18 +131,19 @@ def test_a_scorer_may_look_through_a_network_of_its_own(vit_run: Path) -> None:
 def test_scorer_and_matcher_see_the_same_pixels() -> None:
     one, (found, _) = a_set(), made("oracle", "sharpness", "constant")
     degradation = Degradation(share=0.7, sides=(7, 112), noise=3.0)
-    embeddings, scores = scorers.look(one.images, degradation, 5, found, world=ALONE, model=Matcher(), batch_size=7)
+    options = {"world": ALONE, "model": Matcher(), "batch_size": 7}
+    embeddings, scores = scorers.look(one.protocol.images, degradation, 5, found, **options)
     draw = degradation.draw(5, np.arange(48))
     assert 0 < (draw.side == 0).sum() < 48
     np.testing.assert_allclose(scores["oracle"], np.log2(np.where(draw.side > 0, draw.side, 112) / 112), atol=1e-6)
     rows = np.array([40, 3])
-    again = scorers.look(one.images, degradation, 5, found, world=ALONE, model=Matcher(), rows=rows)
+    again = scorers.look(one.protocol.images, degradation, 5, found, world=ALONE, model=Matcher(), rows=rows)
     assert torch.equal(again[0], embeddings[rows])
     assert all(np.array_equal(again[1][label], scores[label][rows]) for label in found)
     reduced = Degradation(share=1.0, sides=(14, 14))
-    embeddings, scores = scorers.look(one.images, reduced, 0, found, world=ALONE, model=Matcher(), flip=True)
-    assert torch.equal(embeddings, embed(Matcher(), one.images, world=ALONE, side=14, flip=True))
-    pixels = np.stack([cv2.imdecode(np.frombuffer(i, np.uint8), cv2.IMREAD_COLOR_RGB) for i in one.images])
+    embeddings, scores = scorers.look(one.protocol.images, reduced, 0, found, world=ALONE, model=Matcher(), flip=True)
+    assert torch.equal(embeddings, embed(Matcher(), one.protocol.images, world=ALONE, side=14, flip=True))
+    pixels = np.stack([cv2.imdecode(np.frombuffer(i, np.uint8), cv2.IMREAD_COLOR_RGB) for i in one.protocol.images])
     seen = (normalise(low_res(torch.from_numpy(pixels), 14)) + 1) / 2
     np.testing.assert_allclose(scores["sharpness"], found["sharpness"](seen), rtol=1e-6)
 
@@ -165,7 +168,7 @@ def test_the_protocol_and_what_it_writes(tmp_path: Path, monkeypatch: pytest.Mon
     assert saved["sets"]["faces"]["from"]["2"]["far"]["0.1"]["fnmr"] == at["fnmr"]
     assert saved["missing"].keys() == {"brisque"}
     items = results["faces"]["items"]
-    small = np.minimum(items["side"][one.gallery], items["side"][one.probe]) < 14
+    small = np.minimum(items["side"][one.protocol.gallery], items["side"][one.protocol.probe]) < 14
     assert (
         results["faces"]["from"]["14"]["pairs"] == (~small).sum() < len(small) == results["faces"]["from"]["2"]["pairs"]
     )
@@ -194,15 +197,15 @@ def test_processes_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = made("oracle", "sharpness")
     one, worlds = a_set(), [World(rank, rank, 5, ALONE.device) for rank in range(5)]  # 48 images do not divide by 5
     degradation = Degradation(share=0.7, sides=(7, 112))
-    alone = scorers.look(one.images, degradation, 5, found, world=ALONE, model=Matcher())
+    alone = scorers.look(one.protocol.images, degradation, 5, found, world=ALONE, model=Matcher())
     parts: list[Tensor] = []
     monkeypatch.setattr(scorers, "gather", lambda local: parts.append(local) or local.repeat(5, 1))
     for world in worlds:
-        scorers.look(one.images, degradation, 5, found, world=world, model=Matcher())
+        scorers.look(one.protocol.images, degradation, 5, found, world=world, model=Matcher())
     assert [len(part) for part in parts] == [10] * 5
     monkeypatch.setattr(scorers, "gather", lambda local: torch.cat(parts))
     for world in worlds[:2]:
-        embeddings, scores = scorers.look(one.images, degradation, 5, found, world=world, model=Matcher())
+        embeddings, scores = scorers.look(one.protocol.images, degradation, 5, found, world=world, model=Matcher())
         assert torch.equal(embeddings, alone[0])
         assert all(np.array_equal(scores[label], alone[1][label]) for label in found)
     assert quality.measure_quality(Matcher(), found, section(ladder=0), worlds[1], [one]) == {}

@@ -1,0 +1,85 @@
+"""Images by name: a folder of pictures, or aligned records with the manifest that says which name each has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from recognition.data.pairs import RecordImages
+from recognition.data.records import Records
+
+MANIFEST = "manifest.jsonl"
+MANIFEST_FORMAT = "lrface.align/1"
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
+
+
+class NamedImages(Sequence[bytes]):
+    """Encoded images of one folder, read when asked for, each under its name: its path in the folder, with slashes.
+
+    names: (N) in sorted order. failed: names of pictures in which no face was found when the folder was aligned; they
+    are no images of it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """folder: pictures, in folders of any depth; or one written by tools/align.py, with its manifest.
+
+        FileNotFoundError where there is no such folder; ValueError where it holds no picture, or its manifest is
+        damaged.
+        """
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {self.folder}")
+        self.failed: frozenset[str] = frozenset()
+        self._records: RecordImages | None = None
+        if (self.folder / MANIFEST).is_file():
+            self.names, self._records, self.failed = _aligned(self.folder)
+        else:
+            found = (p for p in self.folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+            self.names = sorted(p.relative_to(self.folder).as_posix() for p in found)
+        if not self.names:
+            raise ValueError(f"{self.folder} holds no picture (looked for {', '.join(ENDINGS)} and for {MANIFEST})")
+        self._row = {name: row for row, name in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, i: int) -> bytes: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[bytes]: ...
+    def __getitem__(self, i: int | slice) -> bytes | list[bytes]:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        return (self.folder / self.names[i]).read_bytes() if self._records is None else self._records[i]
+
+    def rows(self, names: Sequence[str]) -> np.ndarray:
+        """Positions of these names, (n,) int64; -1 where there is no such image."""
+        return np.array([self._row.get(name, -1) for name in names], np.int64)
+
+    def where(self, i: int) -> str:
+        """The picture's path, for messages."""
+        return str(self.folder / self.names[i])
+
+
+def _aligned(folder: Path) -> tuple[list[str], RecordImages, frozenset[str]]:
+    """Names, records in the order of the names, and names without a face, of what tools/align.py wrote."""
+    path = folder / MANIFEST
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    if not lines or lines[0].get("format") != MANIFEST_FORMAT:
+        raise ValueError(f"{path} does not begin with a line of format {MANIFEST_FORMAT}: align the pictures again")
+    head, *entries = lines
+    try:
+        kept = sorted((e["name"], int(e["key"])) for e in entries if e["status"] != "failed")
+        failed = frozenset(e["name"] for e in entries if e["status"] == "failed")
+        records = Records(str(folder / head["records"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: a line lacks {error}: align the pictures again") from None
+    try:
+        indices = np.array([records.index_of(0, key) for _, key in kept], np.int64)
+    except KeyError as error:
+        raise ValueError(f"{path} and {head['records']} do not belong together: {error}") from None
+    return [name for name, _ in kept], RecordImages((records, indices)), failed

@@ -1,0 +1,111 @@
+"""Pairs, or probes against a gallery, at one or several low resolutions: what most protocols come down to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from recognition.data.pairs import PairSet
+from recognition.evaluation import measures
+from recognition.evaluation.protocol import Asked, Looked, Rules, View
+from recognition.evaluation.verification import pair_scores
+from recognition.types import IMAGE_SIZE
+
+PAIR_RULES = Rules(
+    gallery="the first image of a pair; a part A-B shows it at A pixels and the second, the probe, at B",
+    folds="each fold is judged by the threshold that is best on the others; the mean over folds",
+    tie="a pair passes where score >= threshold; of equally good thresholds the lowest; TAR at the lowest threshold "
+    "whose FAR is at most the one asked for",
+    resampled="pairs",
+)
+GALLERY_RULES = Rules(
+    gallery="one image per person at A pixels of a part A-B, beside all distractors; the others are probes at B",
+    tie="a stranger as alike as the best mate stands before it",
+    resampled="people",
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Images of which some stand on the gallery side and some on the probe side of each comparison."""
+
+    images: Sequence[bytes]
+    gallery: np.ndarray  # (P,) or (G,) int64, positions in images: seen at the first of two sides
+    probe: np.ndarray  # (P,) or (Q,) int64: seen at the second
+    sides: tuple[tuple[int, int], ...]  # pixels (gallery, probe), one comparison each
+    pairs: PairSet | None = None  # None = identification
+    folds: int | np.ndarray = 10
+    gallery_labels: np.ndarray | None = None  # (G,), identification only
+    probe_labels: np.ndarray | None = None  # (Q,)
+    rules: Rules = field(default=PAIR_RULES)
+    flip: str | None = None  # as of a View
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        """A view for each resolution, of the images that are needed at it: each is embedded once and none in vain."""
+        wanted: dict[int, list[np.ndarray]] = {}
+        for gallery, probe in self.sides:
+            wanted.setdefault(gallery, []).append(self.gallery)
+            wanted.setdefault(probe, []).append(self.probe)
+        return {str(s): View(np.unique(np.concatenate(rows)), s, self.flip) for s, rows in wanted.items()}
+
+    def measure(self, looked: Mapping[str, Looked], asked: Asked) -> dict[str, dict]:
+        """Verification or closed-set identification by side: {"112": ..., "112-14": ...}."""
+        views, results = self.views, {}
+        for gallery, probe in self.sides:
+            stored, asked_for = (
+                _Side(looked[str(side)], np.searchsorted(views[str(side)].rows, rows))
+                for side, rows in ((gallery, self.gallery), (probe, self.probe))
+            )
+            results[side_name(gallery, probe)] = self._compare(stored, asked_for, asked)
+        return results
+
+    def _compare(self, gallery: _Side, probe: _Side, asked: Asked) -> dict:
+        if self.pairs is None:
+            items = {"probe": self.probe, **probe.seen("")}
+            labels = self.probe_labels, self.gallery_labels
+            return measures.identification(
+                probe.embedding, labels[0], gallery.embedding, labels[1], asked, {**items, "gallery": self.gallery}
+            )
+        items = {"first": self.gallery, "second": self.probe, **gallery.seen("_1"), **probe.seen("_2")}
+        scores = pair_scores(gallery.embedding, probe.embedding)
+        return measures.verification(scores, self.pairs.same, asked, self.folds, items)
+
+
+class _Side:
+    """What was seen of the images on one side of a comparison."""
+
+    def __init__(self, looked: Looked, rows: np.ndarray) -> None:
+        self._looked, self._rows = looked, rows
+        self.embedding = looked.embedding[rows]
+
+    def seen(self, ending: str) -> dict[str, np.ndarray]:
+        """Quality and gate of each image, for the items; a scorer of several scores has no one quality."""
+        score, gate = self._looked.score, self._looked.gate
+        found = {"gate": gate, "quality": score if score is not None and score.ndim == 1 else None}
+        return {f"{name}{ending}": values[self._rows] for name, values in found.items() if values is not None}
+
+
+def side_name(gallery: int, probe: int) -> str:
+    """112 for 112-against-112, 112-14 for a gallery at 112 and probes at 14 pixels."""
+    return str(gallery) if gallery == probe else f"{gallery}-{probe}"
+
+
+def sides(low_res: Sequence[object]) -> tuple[tuple[int, int], ...]:
+    """Resolutions as a recipe lists them, N or [gallery, probe], as pairs, each once. ValueError in words."""
+    found = []
+    if isinstance(low_res, int):
+        raise ValueError(f"low_res is {low_res}; it is a list of sides, such as [{low_res}]")
+    for entry in low_res:
+        both = tuple(entry) if isinstance(entry, list | tuple) else (entry, entry)
+        if len(both) != 2 or not all(isinstance(n, int) and 1 <= n <= IMAGE_SIZE for n in both):
+            raise ValueError(
+                f"low_res holds {entry!r}; it must be a side in 1 .. {IMAGE_SIZE} pixels, or [gallery side, probe side]"
+            )
+        if both not in found:
+            found.append(both)
+    if not found:
+        raise ValueError(f"low_res is empty; [{IMAGE_SIZE}] evaluates the images as they are")
+    return tuple(found)
