@@ -14,7 +14,7 @@ from recognition.registry import Registry
 if TYPE_CHECKING:
     from adapters._attach import attach, attached, check, layers, load, merge, state
     from adapters._facemoe import from_facemoe
-    from adapters._files import Saved, read_folder, tensor_file, whole_arguments, write_folder
+    from adapters._files import Saved, card_texts, read_folder, tensor_file, whole_arguments, write_folder
     from adapters._many import Adapters
     from adapters._peft import from_cvlface, from_peft, to_peft
     from adapters._petalface import from_petalface
@@ -28,6 +28,7 @@ __all__ = [
     "Saved",
     "attach",
     "attached",
+    "card_texts",
     "check",
     "from_cvlface",
     "from_facemoe",

@@ -121,8 +121,7 @@ def write_folder(folder: str | Path, tensors: Mapping[str, Tensor], card: Card) 
     """
     folder = Path(folder)
     own = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
-    card = {"format": FORMAT, **card}
-    texts = {CARD: json.dumps(card, indent=2, ensure_ascii=False) + "\n", README: model_card(card, own)}
+    texts = card_texts(card, own)
     with (
         replacing(folder / CARD) as card_file,
         replacing(folder / README) as readme_file,
@@ -133,6 +132,12 @@ def write_folder(folder: str | Path, tensors: Mapping[str, Tensor], card: Card) 
             flush(file)  # some disks tell only now that they are full; the tensors must not be in place by then
         tensor_file.write_bytes(save(own, metadata={"format": "pt"}))
     return folder / TENSORS
+
+
+def card_texts(card: Card, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What goes beside the tensors, by file name: the card as JSON, and as Markdown for people."""
+    card = {"format": FORMAT, **card}
+    return {CARD: json.dumps(card, indent=2, ensure_ascii=False) + "\n", README: model_card(card, tensors)}
 
 
 def whole_arguments(name: str, given: Mapping[str, object]) -> dict[str, object]:

@@ -112,7 +112,7 @@ config.train.timeout_minutes = 30.0  # how long a process waits for the others b
 config.train.log_every = 10  # updates between log lines
 
 config.evaluation = edict()
-config.evaluation.sets = []  # dicts of name, kind (bin, pairs, identification) and files
+config.evaluation.sets = []  # dicts of name, kind (a protocol: tools/train.py --list) and its arguments
 config.evaluation.low_res = [112]  # sides in pixels: N for N-against-N, [gallery, probe] where they differ
 config.evaluation.far = [1e-2, 1e-3]  # false accept rates at which the true accept rate is reported
 config.evaluation.ranks = [1, 5, 20]  # of identification
@@ -120,7 +120,8 @@ config.evaluation.flip = False  # add the embedding of the mirrored face
 config.evaluation.batch_size = 128  # images per process
 config.evaluation.bootstrap = 1000  # resamples behind each interval, 0 = no intervals
 config.evaluation.seed = 0  # of the resamples
-config.evaluation.every = 0.0  # epochs between evaluations, 0 = at the end only
+config.evaluation.every = 1.0  # epochs between evaluations during training, 0 = none
+config.evaluation.budget = 0.02  # largest share of the wall time they take: put off until it allows one; 1 = no limit
 config.evaluation.best = ""  # figure whose best checkpoint stays, such as lfw/14/accuracy; "" = mean of the first ones
 config.evaluation.at_start = True  # evaluate the starting model too: the 'before' of every table
 

@@ -59,7 +59,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> EasyD
     """
     path = Path(path)
     faults: list[str] = []
-    config = _read(BASE)["config"]
+    config = defaults()
     for recipe in _with_parents(path):
         layer = _read(recipe).get("config")
         if not isinstance(layer, dict):
@@ -73,6 +73,11 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> EasyD
         raise ConfigError("\n".join(faults))
     config.run.name = config.run.name or path.stem
     return config
+
+
+def defaults() -> EasyDict:
+    """The settings of configs/base.py alone."""
+    return _read(BASE)["config"]
 
 
 def from_json(path: str | Path) -> EasyDict:
@@ -300,6 +305,11 @@ def _parse(written: str, default: object) -> object:
         return written
     if isinstance(default, bool) and written.lower() in ("true", "false"):
         return written.lower() == "true"
+    return literal(written)
+
+
+def literal(written: str) -> object:
+    """What a text on a command line stands for: a number, a list, ... or itself."""
     try:
         return ast.literal_eval(written)
     except (ValueError, SyntaxError):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
 from easydict import EasyDict
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 import adapters
 from iqa._gate import plain
 from recognition.calibration import fitted_by
 from recognition.config import arguments, to_json
 from recognition.evaluation.report import write_figure
+from recognition.evaluation.results import RESULTS, load_measures
 from recognition.files import write_atomically
 from recognition.logs import provenance
 from recognition.model import GATE, FaceModel, count_parameters, preprocessing
@@ -22,6 +24,7 @@ from recognition.weights import read_weights, sha256
 FOLDER = "model"
 MODEL = f"{FOLDER}/adapter.safetensors"
 SUMMARY = "summary.json"
+WHEN = ("before", "during", "after")  # evaluations of a run
 
 
 def set_aside(run: Path) -> Path | None:
@@ -58,32 +61,53 @@ def write_model(run: Path, config: EasyDict, model: FaceModel, records: str) -> 
 
     records: fingerprint of the training records. Returns the tensor file's path.
     """
-    gate = {} if model.quality_gate is None else model.quality_gate.state_dict(prefix=GATE)
-    tensors = adapters.state(model.backbone) | gate
+    tensors = _tensors(model)
     return adapters.write_folder(run / FOLDER, tensors, _card(run, config, model, records, list(tensors)))
+
+
+def card_texts(run: Path, config: EasyDict, model: FaceModel, records: str) -> dict[str, str]:
+    """The model card as it stands, by file name, for a checkpoint: data, recipe, preprocessing, figures until now."""
+    tensors = _tensors(model)
+    return adapters.card_texts(_card(run, config, model, records, list(tensors)), tensors)
+
+
+def _tensors(model: FaceModel) -> dict[str, Tensor]:
+    gate = {} if model.quality_gate is None else model.quality_gate.state_dict(prefix=GATE)
+    return adapters.state(model.backbone) | gate
+
+
+@functools.lru_cache(maxsize=2)
+def _base_of(path: str, changed: int) -> tuple[str, str, object]:
+    """SHA-256 of the base's file and of its tensors, and its licence; read once, as each checkpoint has a card.
+
+    changed: when the file was, in nanoseconds.
+    """
+    base = read_weights(path)
+    return sha256(path), adapters.hash_tensors(base.tensors), base.card.get("licence")
 
 
 def _card(run: Path, config: EasyDict, model: FaceModel, records: str, names: list[str]) -> dict[str, object]:
     base, gate = config.backbone.weights, model.quality_gate
     held = {key for key, _ in model.backbone.named_buffers()}
     held |= {f"{GATE}{key}" for key, _ in gate.named_buffers()} if gate is not None else set()
-    name, of_base = config.adapter.name, read_weights(base) if base else None
+    name = config.adapter.name
+    of_file, of_tensors, licence = _base_of(base, Path(base).stat().st_mtime_ns) if base else ("", "", None)
     card: dict[str, object] = {
         "backbone": config.backbone.name,
         "arguments": arguments(config.backbone, "backbone"),
         "base_weights": base,
-        "base_sha256": sha256(base) if base else "",
-        "base_tensors_sha256": adapters.hash_tensors(of_base.tensors) if of_base else "",
+        "base_sha256": of_file,
+        "base_tensors_sha256": of_tensors,
         "adapter": {"name": name, **adapters.whole_arguments(name, arguments(config.adapter, "adapter"))},
         "buffers": [key for key in names if key in held],
         "gate": _gate(run, config, gate),
         "scorer": dict(config.scorer),
         "preprocessing": preprocessing(model.backbone),
         "records": records,
-        "results": {when: found for when in ("before", "after") if (found := _results(run / "report" / when))},
+        "results": {when: found for when in WHEN if (found := _results(run / "report" / when))},
     }
-    if of_base is not None and "licence" in of_base.card:
-        card["licence"] = of_base.card["licence"]
+    if licence is not None:
+        card["licence"] = licence
     return {**card, **provenance()}
 
 
@@ -102,14 +126,14 @@ def _gate(run: Path, config: EasyDict, gate: nn.Module | None) -> dict[str, obje
 
 def _results(folder: Path) -> dict[str, dict]:
     """The measures with their intervals that an evaluation left; empty where there was none."""
-    path = folder / "results.json"
-    found = json.loads(path.read_text()) if path.is_file() else {}
+    if not (folder / RESULTS).is_file():
+        return {}
     return {
         name: {
             side: {key: one for key, one in measures.items() if isinstance(one, dict) and "value" in one}
             for side, measures in sides.items()
         }
-        for name, sides in found.items()
+        for name, sides in load_measures(folder).items()
     }
 
 

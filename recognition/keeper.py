@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -39,9 +39,10 @@ class Keeper:
         minutes = self.settings.save_every_minutes
         return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
 
-    def save(self, learner: Learner, state: State, *, last: bool) -> None:
+    def save(self, learner: Learner, state: State, texts: Mapping[str, str], *, last: bool) -> None:
         """Begin a checkpoint. Unless it is the last one of this process, none is made while updates are being skipped:
         the weights may be the reason, and good checkpoints would make room for theirs.
+        texts: files for people that go with it, by name, of the main process.
         """
         update = state.update
         if learner.guard.in_a_row and not last:
@@ -49,7 +50,7 @@ class Keeper:
             return
         self.wait()
         learner.share_statistics()
-        self.saver.save(update, learner.model, learner.classifier, learner.optimizer, state.as_dict())
+        self.saver.save(update, learner.model, learner.classifier, learner.optimizer, state.as_dict(), texts)
         self._saving, self._saved_at = update, time.monotonic()
 
     def look(self) -> None:

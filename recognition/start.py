@@ -14,7 +14,7 @@ from recognition.config import arguments
 from recognition.data.bad_records import OPENING
 from recognition.distributed import gather_json
 from recognition.evaluation import report
-from recognition.evaluation.runner import load_results
+from recognition.evaluation.results import load_results
 from recognition.files import write_atomically
 from recognition.inputs import build_loader, class_means, some_images
 from recognition.keeper import Keeper
@@ -66,7 +66,7 @@ def begin(trainer: Trainer) -> bool:
     if trainer.world.is_main:
         trainer.picture("faces", report.face_figure(some_images(trainer.records, 6, trainer.bad_records)))
     if trainer.config.evaluation.at_start:
-        trainer.evaluate("before")
+        trainer.evaluations.run(trainer, "before")
     return True
 
 
@@ -166,13 +166,16 @@ def _resume(trainer: Trainer) -> bool:
     if not trainer.stored.fingerprint:
         trainer.logs.say("WARNING: the checkpoint does not say which records it was trained on")
     saved = sorted((trainer.run / "report").glob("*/results.json"), key=lambda path: path.stat().st_mtime)
-    trainer.results = {path.parent.name: load_results(path.parent) for path in saved}
+    trainer.evaluations.results = {path.parent.name: load_results(path.parent) for path in saved}
+    if trainer.stored.evaluation:
+        trainer.evaluations.pace.load_state_dict(trainer.stored.evaluation)
     delivered = gather_json((trainer.run / delivery.MODEL).is_file())[0]
     complete = trainer.update >= trainer.schedule.total and delivered
     if complete:
         trainer.logs.say("the run is complete; train.resume=never starts it anew")
     elif trainer.due(trainer.config.evaluation.every) and trainer.update < trainer.schedule.total:
         best = trainer.keeper.best
-        if best is None or best.evaluated < trainer.update:  # the run ended during this evaluation
-            trainer.evaluate("during")
+        ended_in_it = best is None or best.evaluated < trainer.update
+        if ended_in_it and trainer.evaluations.come(trainer):
+            trainer.evaluations.run(trainer, "during")
     return not complete

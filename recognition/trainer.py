@@ -20,8 +20,7 @@ from recognition import checkpoint, delivery, doctor, plan
 from recognition.checkpoint import SaveError, State
 from recognition.distributed import World, any_process, gather
 from recognition.evaluation import report
-from recognition.evaluation.runner import evaluate, headline, save_results, scalars
-from recognition.evaluation.sets import open_sets
+from recognition.evaluations import Evaluations
 from recognition.files import alone
 from recognition.inputs import build_loader, build_order, open_bad_records, open_records
 from recognition.keeper import Keeper
@@ -55,7 +54,7 @@ class Trainer:
         if config.train.on_save_error not in ("continue", "stop"):
             raise ValueError(f"config.train.on_save_error is '{config.train.on_save_error}'; continue or stop")
         self.records = open_records(config)
-        self.sets = open_sets(config.evaluation) if config.evaluation.sets else []
+        self.evaluations = Evaluations(config.evaluation, world)
         self.base = sha256(config.backbone.weights) if config.backbone.weights else ""
         start = config.adapter.get("weights")
         self.adapter_start = sha256(adapters.tensor_file(start)) if start else ""
@@ -73,7 +72,6 @@ class Trainer:
         resumes = self.stored is not None
         self.learner = Learner(config, self.records, world, self.order.counts(), resumes=resumes)
         self.update, self.meter, self.signals = 0, Meter(), StopSignals()
-        self.results: dict[str, dict] = {}
         self.stopped_by = ""  # name of the signal that ended training early
         self.logs: Logs | None = None
         self.keeper: Keeper | None = None
@@ -100,8 +98,8 @@ class Trainer:
                 last = self.update == self.schedule.total
                 if self._save_due() or last or self.stopped_by:
                     self.save()
-                if self.due(self.config.evaluation.every) and not last and not self.stopped_by:
-                    self.evaluate("during")
+                if not last and not self.stopped_by and self.evaluations.come(self):
+                    self.evaluations.run(self, "during")
         self.keeper.wait()
         if self.stopped_by:  # signals are watched until this process ends: nobody is to kill it while it does
             self.logs.say(f"stopped by {self.stopped_by} at update {self.update}; the same command continues")
@@ -109,7 +107,7 @@ class Trainer:
         self.signals.stop()
         if self.keeper.failed:
             raise SaveError(NOT_SAVED)
-        self.evaluate("after")
+        self.evaluations.run(self, "after")
         self.deliver()
 
     def train_update(self, batches: Iterator[Batch]) -> Tensor:
@@ -137,27 +135,6 @@ class Trainer:
             self._skipped(loss, keys)
         return loss
 
-    def evaluate(self, when: str) -> None:
-        """Evaluate on every set of the recipe by all processes. when: before, during or after training."""
-        if not self.sets:
-            return
-        self.learner.share_statistics()
-        with self.learner.shown():
-            results = evaluate(self.learner.model, self.config.evaluation, self.world, sets=self.sets)
-        self.results[when] = results
-        value = headline(results, self.config.evaluation.best)
-        if self.world.is_main:
-            self.logs.scalars({f"{when}/{tag}": v for tag, v in scalars(results).items()}, self.update, line=False)
-            for tag, figure in report.figures(self.results).items():
-                self.logs.figure(tag, figure, self.update)
-            for name in results:
-                first = next(iter(next(iter(results[name].values()))))  # accuracy, or the lowest rank
-                self.logs.say(f"{name}, {when} training\n{report.table({when: results}, name, first)}")
-            with self.logs.going_on(f"the results of update {self.update} are not kept"):
-                save_results(self.run / "report" / when, results)
-        if when != "before":
-            self.keeper.compare(self.update, value, self.config.evaluation.best, self.save)
-
     def save(self) -> None:
         """Begin a checkpoint by all processes."""
         state = State(
@@ -172,9 +149,13 @@ class Trainer:
             train_seconds=self.meter.seconds,
             best=None if self.keeper.best is None else asdict(self.keeper.best),
             adapter_sha256=self.adapter_start,
+            evaluation=self.evaluations.pace.state_dict(),
         )
+        texts = {}
+        if self.world.is_main:
+            texts = delivery.card_texts(self.run, self.config, self.learner.model, self.records.fingerprint())
         last = bool(self.stopped_by) or self.update == self.schedule.total
-        self.keeper.save(self.learner, state, last=last)
+        self.keeper.save(self.learner, state, texts, last=last)
 
     def deliver(self) -> None:
         """Write what the training made, adapter or whole backbone, and the report."""
@@ -188,9 +169,9 @@ class Trainer:
         with self.learner.shown():
             path = delivery.write_model(self.run, self.config, model, self.records.fingerprint())
         self.logs.say(f"model   {path}")
-        if self.results:
+        if results := self.evaluations.results:
             with self.logs.going_on("the report is not kept"):
-                self.logs.say(f"report  {report.write_report(self.run / 'report', self.results)}")
+                self.logs.say(f"report  {report.write_report(self.run / 'report', results)}")
         self.logs.say(f"logs    {self.run / 'logs'}  (tensorboard --logdir {self.config.run.root})")
 
     def dry_run(self) -> bool:
@@ -215,14 +196,14 @@ class Trainer:
         self.learner = None
 
     def _all_agree(self, finite: bool) -> bool:
-        """The one exchange of an update: may all step; has anybody been told to stop; is it time to save."""
+        """The one exchange of an update: may all step; is anybody told to stop; is it time to save, or to evaluate."""
         late = failed = False
         if self.keeper is not None:
             self.keeper.look()
             late, failed = self.world.is_main and self.keeper.late(), self.keeper.failed
-        here = self.signals.name
-        bad, term, interrupt, failed, self._late = any_process(
-            not finite, here == "SIGTERM", here == "SIGINT", failed, late
+        here, time_left = self.signals.name, self.world.is_main and self.evaluations.may_come(self.meter.seconds)
+        bad, term, interrupt, failed, self._late, self.evaluations.granted = any_process(
+            not finite, here == "SIGTERM", here == "SIGINT", failed, late, time_left
         )
         self.stopped_by = "SIGTERM" if term else "SIGINT" if interrupt else ""
         if failed:

@@ -19,7 +19,7 @@ config.data = edict(records={records!r}, batch_size=6, workers=0)
 config.optim = edict(name="adamw", lr=2e-3)
 config.schedule = edict(epochs=2.0, power=1.0)
 config.train = edict(device="cpu", log_every=1)
-config.evaluation = edict(low_res=[112, 14], bootstrap=50, sets=[
+config.evaluation = edict(low_res=[112, 14], bootstrap=50, every=0.0, budget=1.0, sets=[
     edict(name="small", kind="drawn", records={records!r}, count=20, folds=2)])
 """
 

@@ -49,8 +49,23 @@ ASSEMBLY = (
     "logs",
     "export",
     "evaluation",
+    "aligning",
+    "answers",
+    "page",
 )
-ENGINE = ("trainer", "start", "keeper", "plan", "doctor", "machine", "step_bench", "iqa_bench", "classifier_bench")
+ENGINE = (
+    "trainer",
+    "start",
+    "evaluations",
+    "scoring_bench",
+    "keeper",
+    "plan",
+    "doctor",
+    "machine",
+    "step_bench",
+    "iqa_bench",
+    "classifier_bench",
+)
 
 
 def sources() -> list[Path]:

@@ -19,7 +19,7 @@ from iqa._image import read_tensors
 from recognition.checkpoint.manifest import DamagedError, read_manifest, verify
 from recognition.config import ConfigError, from_json, load
 from recognition.data.pairs import read_bin
-from recognition.evaluation.runner import load_results
+from recognition.evaluation.results import load_results
 from recognition.runs import load_run
 from recognition.weights import read_card, read_weights, write_weights
 from recognition.weights.torch_files import read_torch
@@ -222,7 +222,7 @@ ALLOWED = {
     "import runpy": {"recognition/config.py"},  # recipes are code, and trusted
     "import subprocess": {"recognition/logs.py", "tools/compare.py"},  # git's commit; a training each
     "importlib.import_module": {"recognition/registry.py", "tools/benchmark.py"},  # plugins and parts of the project
-    "numpy.load": {"recognition/evaluation/runner.py"},  # with allow_pickle=False; a run's own results
+    "numpy.load": {"recognition/evaluation/results.py"},  # with allow_pickle=False; a run's own results
 }
 FORBIDDEN_IMPORTS = {
     *("pickle", "cPickle", "_pickle", "pickletools", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"),

@@ -7,11 +7,18 @@
     python tools/evaluate.py runs/demo --config configs/other.py evaluation.far=[1e-3]
     python tools/evaluate.py weights.safetensors --config configs/demo.py
     torchrun --nproc-per-node 8 tools/evaluate.py runs/demo
+    python tools/evaluate.py runs/demo --protocol tinyface --data TinyFace/Testing_Set
+    python tools/evaluate.py weights.safetensors --protocol bin --data lfw.bin --output results/lfw
+    python tools/evaluate.py runs/demo --protocol scface --data SCface --argument failures=miss
     python tools/evaluate.py runs/demo --edc                 are quality scores good ones? error-versus-discard curves
     python tools/evaluate.py runs/demo --edc --scorer sharpness:variance --scorer "attn_fiqa base=runs/vit"
 
 By the run's own settings the report, the numbers and the ROC go to RUN/report, beside those of training; with
 --set or --config to RUN/evaluation. --output puts them elsewhere.
+
+--protocol NAME evaluates by one benchmark in place of the recipe's sets; `python tools/train.py --list` shows them all
+with their arguments. --data is its first argument, the folder or file with its data, --argument KEY=VALUE another one.
+Its report goes to RUN/evaluation/NAME.
 
 --edc goes to RUN/edc: the model is the matcher, every image of a set of pairs gets a resolution of its own (settings
 evaluation.edc), and the curves say which scorer finds the pairs that the matcher gets wrong. A scorer that cannot be
@@ -36,6 +43,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", help="take the evaluation settings of this recipe; weights need one")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change evaluation.KEY")
     parser.add_argument("--base", action="store_true", help="evaluate the model that the run started from, too")
+    parser.add_argument("--protocol", metavar="NAME", help="one benchmark, in place of the settings' sets")
+    parser.add_argument("--data", help="with --protocol: its data, a folder or a file")
+    parser.add_argument(
+        "--argument", action="append", default=[], metavar="KEY=VALUE", help="with --protocol: one of its arguments"
+    )
     parser.add_argument("--edc", action="store_true", help="compare quality scorers on the model's errors")
     parser.add_argument(
         "--scorer",
@@ -50,7 +62,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if arguments.base if arguments.edc else arguments.scorer:
         parser.error("--scorer goes with --edc, and --base does not: curves are of one matcher")
     is_run = _is_run(arguments)
-    if not is_run and not arguments.config:
+    if (arguments.data or arguments.argument) and not arguments.protocol:
+        parser.error("--data and --argument go with --protocol NAME")
+    if not is_run and not arguments.config and not arguments.protocol:
         parser.error(f"{arguments.model} is no run folder: weights are evaluated by the settings of a --config")
     if not is_run and (arguments.base or not arguments.output):
         parser.error("weights have no run folder and no base: name an --output, and leave --base out")
@@ -63,13 +77,34 @@ def chosen_config(arguments: argparse.Namespace) -> dict:
     """The recipe's settings, or the run's, with --set laid over the evaluation section."""
     if arguments.config:
         config = settings.load(arguments.config, arguments.overrides)
-    else:
+    elif _is_run(arguments):
         config = settings.from_json(settings.run_of(arguments.model) / "config.json")
+    else:
+        config = settings.defaults()
+    if arguments.protocol:
+        config.evaluation.sets = [_chosen_set(arguments)]
     for change in arguments.set:
         if "=" not in change:
             raise settings.ConfigError(f"--set {change}: write KEY=VALUE, such as low_res=[112,14]")
     settings.override(config, [f"evaluation.{change}" for change in arguments.set])
     return config
+
+
+def _chosen_set(arguments: argparse.Namespace) -> dict:
+    """The one set that --protocol asks for, as a recipe would have it."""
+    from recognition.evaluation.protocols import PROTOCOLS
+
+    name, chosen = arguments.protocol, {}
+    PROTOCOLS.check(name, ())
+    if arguments.data:
+        chosen[PROTOCOLS.parameters(name)[0]] = arguments.data
+    for text in arguments.argument:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise settings.ConfigError(f"--argument {text}: write KEY=VALUE, such as failures=miss")
+        chosen[key] = settings.literal(value)
+    PROTOCOLS.check(name, chosen)
+    return {"name": name, "kind": name, **chosen}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,7 +124,8 @@ def main(argv: list[str] | None = None) -> int:
 def _evaluate(arguments: argparse.Namespace, config: dict) -> None:
     from recognition import distributed
     from recognition.evaluation.report import report, write_report
-    from recognition.evaluation.runner import evaluate, load_results, save_results
+    from recognition.evaluation.results import about, load_results, save_results
+    from recognition.evaluation.runner import evaluate
     from recognition.evaluation.sets import open_sets
 
     sets = open_sets(config.evaluation)
@@ -101,10 +137,11 @@ def _evaluate(arguments: argparse.Namespace, config: dict) -> None:
         results[name] = evaluate(model, config.evaluation, world, sets)
         del model
     if world.is_main:
-        changed = arguments.set or arguments.config
-        folder = Path(arguments.output or _folder(Path(arguments.model), "evaluation" if changed else "report"))
+        changed = arguments.set or arguments.config or arguments.protocol
+        kind = f"evaluation/{arguments.protocol or ''}".rstrip("/") if changed else "report"
+        folder = Path(arguments.output or _folder(Path(arguments.model), kind))
         for name, found in results.items():
-            save_results(folder / name, found)
+            save_results(folder / name, found, about(sets))
         if "before" not in results and not changed and (folder / "before" / "results.json").is_file():
             results = {"before": load_results(folder / "before"), **results}
         print(report(results))

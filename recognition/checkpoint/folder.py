@@ -52,6 +52,7 @@ class State:
     best: dict | None = None  # the best of the evaluations until then
     imported: dict | None = None  # where a converted checkpoint comes from
     adapter_sha256: str = ""  # of the adapter's tensor file that the run started from; "" without one
+    evaluation: dict | None = None  # time that evaluations during training took, as evaluations.Pace counts it
 
     def as_dict(self) -> dict:
         """JSON-able."""

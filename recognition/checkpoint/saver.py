@@ -24,6 +24,8 @@ from recognition.files import flush
 from recognition.model import FaceModel
 from recognition.partial_fc import PartialFC
 
+NO_TEXTS: Mapping[str, str] = {}
+
 
 class SaveError(OSError):
     """A checkpoint that could not be written; the ones before it are as they were."""
@@ -55,14 +57,22 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._result: Outcome | BaseException | None = None
 
-    def save(self, step: int, model: FaceModel, classifier: PartialFC, optimizer: Optimizer, state: dict) -> None:
+    def save(
+        self,
+        step: int,
+        model: FaceModel,
+        classifier: PartialFC,
+        optimizer: Optimizer,
+        state: dict,
+        texts: Mapping[str, str] = NO_TEXTS,
+    ) -> None:
         """Begin a checkpoint; call take() or wait() for what came of it. One under way is waited for: take() it first.
 
-        state: JSON-able; whatever is not a tensor.
+        state: JSON-able; whatever is not a tensor. texts: more files for people, by name, of the main process.
         """
         assert self._thread is None and self._result is None, "take() or wait() first"
         copies = stored.snapshot(model, classifier, optimizer)
-        arguments = (step, copies, classifier.num_classes, state)
+        arguments = (step, copies, classifier.num_classes, state, texts)
         if not self.asynchronous:
             self._run(*arguments)
             return
@@ -90,9 +100,9 @@ class Saver:
         self.wait()
         self._group = None
 
-    def _run(self, step: int, copies: dict[str, Tensor], classes: int, state: dict) -> None:
+    def _run(self, step: int, copies: dict[str, Tensor], classes: int, state: dict, texts: Mapping[str, str]) -> None:
         try:
-            path = write(self.folder, step, copies, classes, state, self._group)
+            path = write(self.folder, step, copies, classes, state, self._group, texts)
             warning = retire(self.folder, self.keep, self.best) if _is_main() else ""
             self._result = Outcome(path, warning=warning)
         except SaveError as error:
@@ -114,6 +124,7 @@ def write(
     classes: int,
     state: dict,
     group: dist.ProcessGroup | None,
+    texts: Mapping[str, str] = NO_TEXTS,
 ) -> Path:
     """Write every process's snapshot as one checkpoint: complete under its name, or not there.
 
@@ -137,9 +148,11 @@ def write(
     def seal() -> None:
         if not _is_main():
             return
-        (unfinished / STATE).write_text(json.dumps(state, indent=2) + "\n")
         files = {name: entry for part in written for name, entry in part.items()}
-        write_manifest(unfinished, files | {STATE: digest(unfinished / STATE)})
+        for name, text in {STATE: json.dumps(state, indent=2) + "\n", **texts}.items():
+            (unfinished / name).write_text(text, encoding="utf-8")
+            files[name] = digest(unfinished / name)
+        write_manifest(unfinished, files)
         if path.exists():
             os.replace(path, path.with_name(f".{path.name}.replaced"))
         os.replace(unfinished, path)

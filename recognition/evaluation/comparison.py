@@ -13,7 +13,7 @@ from recognition.delivery import MODEL
 from recognition.evaluation.intervals import interval, resample_mean, resample_tar
 from recognition.evaluation.measures import by_fold
 from recognition.evaluation.protocol import ITEMS
-from recognition.evaluation.runner import load_results
+from recognition.evaluation.results import load_results
 
 RESAMPLES = 1000
 BASE = "base"

@@ -22,9 +22,14 @@ COLUMNS = 4  # axes in a row of a picture
 
 
 def table(results_by_model: dict[str, dict], name: str, measure: str) -> str:
-    """One measure of one set as a Markdown table: a row per model, a column per side; per cent with its interval."""
+    """One measure of one set as a Markdown table: a row per model, a column per part; with its interval.
+
+    In per cent, unless the measure has a unit of its own.
+    """
     sides = _sides(results_by_model, name, measure)
-    lines = [f"| {measure} % | " + " | ".join(sides) + " |", "|---" * (len(sides) + 1) + "|"]
+    found = [results.get(name, {}).get(side, {}) for results in results_by_model.values() for side in sides]
+    unit = next((one[measure]["unit"] for one in found if "unit" in one.get(measure, {})), "%")
+    lines = [f"| {measure} {unit}".rstrip() + " | " + " | ".join(sides) + " |", "|---" * (len(sides) + 1) + "|"]
     for model, results in results_by_model.items():
         cells = [_cell(results.get(name, {}).get(side, {}).get(measure)) for side in sides]
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
@@ -36,7 +41,7 @@ def report(results_by_model: dict[str, dict]) -> str:
     if not results_by_model:
         raise ValueError("no results to report")
     parts = ["# Evaluation", "", "Sides in pixels: N = both images, A-B = first or gallery at A, second or probe at B."]
-    parts += ["In brackets: 95 % bootstrap intervals, by pair, and by person for ranks.", ""]
+    parts += ["In brackets: 95 % intervals, by pair, and by person for ranks, where a set does not say otherwise.", ""]
     for name in _sets(results_by_model):
         parts += [f"## {name}", "", _size(results_by_model, name), ""]
         for measure in _measures(results_by_model, name):
@@ -167,12 +172,17 @@ def _measures(results_by_model: dict[str, dict], name: str) -> list[str]:
 
 def _size(results_by_model: dict[str, dict], name: str) -> str:
     found = next(m for results in results_by_model.values() for m in results.get(name, {}).values())
-    if "pairs" in found:
+    if "pairs" in found and "genuine" in found:
         impostors = found["pairs"] - found["genuine"]
-        return (
-            f"{found['genuine']} genuine and {impostors} impostor pairs, so FAR moves in steps of {1 / impostors:.2g}."
-        )
-    return f"{found['probes']} probes of {found['people']} people among {found['gallery']} gallery images."
+        return f"{found['genuine']} genuine and {impostors} impostor pairs{_steps(impostors)}."
+    if {"probes", "people", "gallery"} <= set(found):
+        return f"{found['probes']} probes of {found['people']} people among {found['gallery']} gallery images."
+    counts = {key: value for key, value in found.items() if isinstance(value, int) and not isinstance(value, bool)}
+    return ", ".join(f"{key} {value}" for key, value in counts.items()) + "."
+
+
+def _steps(impostors: int) -> str:
+    return f", so FAR moves in steps of {1 / impostors:.2g}" if impostors else ""
 
 
 def _signed(gains: dict[str, dict]) -> dict[str, dict]:
@@ -189,8 +199,7 @@ def _signed(gains: dict[str, dict]) -> dict[str, dict]:
 def _cell(measure: dict | None) -> str:
     if measure is None:
         return ""
-    sign = "+" if measure.get("signed") else ""
-    value = f"{100 * measure['value']:{sign}.1f}"
-    if measure.get("lo") is None:
-        return value
-    return f"{value} ({100 * measure['lo']:{sign}.1f} to {100 * measure['hi']:{sign}.1f})"
+    sign, scale = "+" if measure.get("signed") else "", 1 if "unit" in measure else 100
+    ends = [measure["value"], measure.get("lo"), measure.get("hi")]
+    value, *ends = ("" if end is None else f"{scale * end:{sign}.1f}" for end in ends)
+    return f"{value} ({ends[0]} to {ends[1]})" if all(ends) else value

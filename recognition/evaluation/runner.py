@@ -1,12 +1,9 @@
-"""Evaluation of a model on sets and low resolutions, with intervals; what comes out, kept and compared."""
+"""Evaluation of a model on sets and low resolutions, with intervals; what comes out, compared."""
 
 from __future__ import annotations
 
-import io
-import json
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +14,6 @@ from recognition.evaluation.embed import FLIPS, Embedder, look_at
 from recognition.evaluation.measures import by_fold
 from recognition.evaluation.protocol import ITEMS, EvaluationSet
 from recognition.evaluation.sets import asked, open_sets, settings_with_defaults
-from recognition.files import replacing
 from recognition.registry import nearest
 
 
@@ -49,24 +45,29 @@ def scalars(results: dict) -> dict[str, float]:
     for name, sides in results.items():
         for side, measures in sides.items():
             for key, measure in measures.items():
-                if isinstance(measure, dict) and "value" in measure:
+                if isinstance(measure, dict) and measure.get("value") is not None:
                     flat[f"{name}/{side}/{key}"] = measure["value"]
     return flat
 
 
 def headline(results: dict, figure: str = "") -> float:
-    """The one number by which checkpoints are compared: a flat name of scalars(), or the mean of every first measure.
+    """The one number by which checkpoints are compared: a flat name of scalars(), or the mean of the first shares.
 
-    ValueError with the nearest names for one that is not among the results.
+    A figure of which less is better counts as negative; one with a unit is named, or does not count.
+    ValueError with the nearest names for one that is not among the results, and where there is none to choose.
     """
     flat = scalars(results)
-    if figure:
-        if figure not in flat:
-            raise ValueError(f"config.evaluation.best: there is no figure '{figure}'{nearest(figure, flat)}")
-        return flat[figure]
-    firsts = {}
+    if figure and figure not in flat:
+        raise ValueError(f"config.evaluation.best: there is no figure '{figure}'{nearest(figure, flat)}")
+    firsts: dict[str, float] = {}
     for tag, value in flat.items():
-        firsts.setdefault(tag.rpartition("/")[0], value)
+        part, _, key = tag.rpartition("/")
+        name, _, side = part.partition("/")
+        measure = results[name][side][key]
+        if tag == figure or (not figure and "unit" not in measure):
+            firsts.setdefault(part, -value if measure.get("better") == "lower" else value)
+    if not firsts:
+        raise ValueError("config.evaluation.best: no part of the results has a share to compare; name a figure")
     return sum(firsts.values()) / len(firsts)
 
 
@@ -84,32 +85,6 @@ def compare(before: dict, after: dict, resamples: int = 1000, seed: int = 0) -> 
                     raise ValueError(f"{name}/{side}: the two results are not of the same items ('{key}' differs)")
             gains.setdefault(name, {})[side] = _gains(old, new, {"resamples": resamples, "seed": seed})
     return gains
-
-
-def save_results(folder: str | Path, results: dict) -> None:
-    """Write results.json, and items.npz with the arrays per item under names such as lfw/112-14/correct."""
-    folder = Path(folder)
-    arrays, plain = {}, {}
-    for name, sides in results.items():
-        plain[name] = {side: {k: v for k, v in measures.items() if k != ITEMS} for side, measures in sides.items()}
-        for side, measures in sides.items():
-            arrays |= {f"{name}/{side}/{key}": array for key, array in measures[ITEMS].items()}
-    items = io.BytesIO()
-    np.savez_compressed(items, **arrays)
-    with replacing(folder / "results.json") as measures_file, replacing(folder / "items.npz") as items_file:
-        measures_file.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
-        items_file.write_bytes(items.getbuffer())
-
-
-def load_results(folder: str | Path) -> dict:
-    """What save_results wrote. FileNotFoundError where the folder holds no results."""
-    folder = Path(folder)
-    results = json.loads((folder / "results.json").read_text())
-    with np.load(folder / "items.npz", allow_pickle=False) as arrays:
-        for path in arrays.files:
-            name, side, key = path.split("/")
-            results[name][side].setdefault(ITEMS, {})[key] = arrays[path]
-    return results
 
 
 def _evaluate_set(

@@ -14,7 +14,7 @@ from adapters import ADAPTERS, attach, load, read_folder, state, whole_arguments
 from adapters._files import GATE
 from recognition import config as settings
 from recognition import delivery, model, runs, weights
-from recognition.evaluation.runner import save_results
+from recognition.evaluation.results import save_results
 from recognition.gate import Gate
 from recognition.hashes import DERIVED
 from tests.tiny import Tiny, TinyViT

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from recognition import config as settings
 from recognition import delivery
 from recognition.evaluation.report import write_report
-from recognition.evaluation.runner import load_results, save_results
+from recognition.evaluation.results import load_results, save_results
 from recognition.logs import provenance
 from recognition.model import assemble
 from tests.disk import fill, small_disk

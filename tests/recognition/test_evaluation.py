@@ -20,7 +20,8 @@ from recognition.evaluation import intervals, report
 from recognition.evaluation.compared import side_name
 from recognition.evaluation.embed import embed
 from recognition.evaluation.identification import DISTRACTOR
-from recognition.evaluation.runner import compare, evaluate, load_results, save_results, scalars
+from recognition.evaluation.results import load_results, save_results
+from recognition.evaluation.runner import compare, evaluate, scalars
 from recognition.evaluation.sets import open_sets
 from tests.launch import run_processes
 
@@ -299,7 +300,10 @@ def test_results_are_kept_and_compared(sets: list[dict], tmp_path: Path) -> None
     save_results(tmp_path / "kept", before)
     kept = load_results(tmp_path / "kept")
     assert scalars(kept) == scalars(before)
-    assert json.loads((tmp_path / "kept" / "results.json").read_text())["who"]["112"]["rank-1"]["lo"] is not None
+    assert (
+        json.loads((tmp_path / "kept" / "results.json").read_text())["sets"]["who"]["parts"]["112"]["rank-1"]["lo"]
+        is not None
+    )
     gains, again = compare(before, after), compare(kept, after)
     assert gains == again
     for name, measure in [("pairs", "accuracy"), ("pairs", "tar@0.1"), ("who", "rank-1"), ("bin", "accuracy")]:

@@ -65,7 +65,7 @@ def test_saves_come_by_time(recipe, world, monkeypatch):
 
 
 def test_the_newest_stay_and_the_best_one(recipe, monkeypatch):
-    import recognition.trainer as engine
+    import recognition.evaluations as engine
 
     figures = iter([0.5, 0.9, 0.7, 0.8, 0.6])
     monkeypatch.setattr(engine, "headline", lambda results, figure: next(figures))
@@ -76,7 +76,7 @@ def test_the_newest_stay_and_the_best_one(recipe, monkeypatch):
 
 
 def test_a_better_evaluation_between_saves_makes_a_checkpoint(recipe, monkeypatch):
-    import recognition.trainer as engine
+    import recognition.evaluations as engine
 
     figures = iter([0.5, 0.9, 0.7, 0.8])
     monkeypatch.setattr(engine, "headline", lambda results, figure: next(figures))
@@ -91,13 +91,13 @@ def test_the_figure_to_keep_is_named(recipe):
     run = recipe.parent / "runs" / "small"
     best = json.loads((run / "checkpoints" / "best.json").read_text())
     results = json.loads((run / "report" / "after" / "results.json").read_text())
-    assert best["value"] == results["small"]["14"]["accuracy"]["value"] and best["step"] == 2
+    assert best["value"] == results["sets"]["small"]["parts"]["14"]["accuracy"]["value"] and best["step"] == 2
     with pytest.raises(ValueError, match=r"evaluation\.best.*did you mean 'small/14/accuracy'"):
         train(recipe, *LORA, *overrides, "evaluation.best=small/14/acuracy", "run.name=wrong")
 
 
 def test_an_evaluation_that_was_cut_off_is_made_again(recipe, world, monkeypatch):
-    import recognition.trainer as engine
+    import recognition.evaluations as engine
 
     overrides = (*LORA, "schedule.epochs=2.0", "evaluation.every=1.0", "evaluation.at_start=False")
     made, kept = [], engine.evaluate

@@ -69,7 +69,19 @@ def test_a_run_and_its_base(run: Path, capsys: pytest.CaptureFixture) -> None:
 def test_changed_settings_leave_the_run_s_report_alone(run: Path) -> None:
     assert evaluate.main([str(run), "--set", "low_res=[[112,14]]", "--set", "flip=True"]) == 0
     results = json.loads((run / "evaluation" / "after" / "results.json").read_text())
-    assert list(results["faces"]) == ["112-14"] and not (run / "report").exists()
+    assert list(results["sets"]["faces"]["parts"]) == ["112-14"] and not (run / "report").exists()
+
+
+def test_one_protocol_in_place_of_the_sets(run: Path, tmp_path: Path) -> None:
+    named = ["--protocol", "bin", "--data", str(tmp_path / "faces.bin"), "--argument", "folds=4"]
+    assert evaluate.main([str(run), *named, "--set", "low_res=[112,28]"]) == 0
+    results = json.loads((run / "evaluation" / "bin" / "after" / "results.json").read_text())["sets"]["bin"]
+    assert list(results["parts"]) == ["112", "28"] and results["protocol"] == "bin"
+    assert results["settings"]["folds"] == 4 and "threshold" in results["rules"]["folds"]
+    weights = tmp_path / "base.safetensors"  # whose card names the backbone, so that no recipe is needed
+    assert evaluate.main([str(weights), *named, "--output", str(tmp_path / "of_weights")]) == 0
+    found = json.loads((tmp_path / "of_weights" / "weights" / "results.json").read_text())["sets"]["bin"]["parts"]
+    assert found["112"]["accuracy"]["value"] == results["parts"]["112"]["accuracy"]["value"]
 
 
 def test_weights(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -110,6 +122,10 @@ def test_scorers_on_the_errors_of_a_run_and_of_weights(
         (["{run}", "--set", "flip"], "write KEY=VALUE"),
         (["{run}", "--set", "far=high"], "holds 'high'; it is a list of numbers"),
         (["{run}", "--set", "sets=[]"], "evaluation.sets is empty"),
+        (["{run}", "--protocol", "tinyfce", "--data", "x"], "unknown protocol 'tinyfce'; did you mean 'tinyface'"),
+        (["{run}", "--protocol", "bin"], "missing a required argument: 'path'"),
+        (["{run}", "--protocol", "bin", "--argument", "fold=3"], "unexpected argument 'fold'; it takes (path"),
+        (["{run}", "--protocol", "bin", "--data", "absent.bin"], "there is no file absent.bin"),
         (["{run}/model"], "holds no config.json"),
         (["{run}", "--edc", "--set", "sets=[]"], "evaluation.sets is empty"),
         (["{run}", "--edc", "--set", "edc.most=1.0"], "largest share discarded"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from torch import Tensor
 import adapters
 from recognition import config as settings
 from recognition import delivery, distributed
+from recognition.evaluation.results import load_measures
 from recognition.gate import Gate
 from recognition.model import FaceModel, assemble, build_backbone
 from recognition.runs import load_run
@@ -136,9 +136,9 @@ def test_other_tools_read_what_it_writes(tmp_path: Path, capsys: pytest.CaptureF
     assert read_weights(tmp_path / "converted.safetensors").card["source"] == "plain.safetensors"
     recipe, report = str(tmp_path / "small.py"), str(tmp_path / "report")
     assert evaluate.main([str(out), "--config", recipe, "--output", report, "--set", "low_res=[14]"]) == 0
-    of_weights = json.loads((tmp_path / "report" / "weights" / "results.json").read_text())["small"]["14"]
+    of_weights = load_measures(tmp_path / "report" / "weights")["small"]["14"]
     assert evaluate.main([str(run), "--set", "low_res=[14]"]) == 0
-    of_run = json.loads((run / "evaluation" / "after" / "results.json").read_text())["small"]["14"]
+    of_run = load_measures(run / "evaluation" / "after")["small"]["14"]
     assert of_weights["accuracy"] == of_run["accuracy"]
 
 
