@@ -14,7 +14,7 @@ from recognition.data.records import Records
 
 MANIFEST = "manifest.jsonl"
 MANIFEST_FORMAT = "lrface.align/1"
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 
 
 class NamedImages(Sequence[bytes]):
@@ -68,18 +68,25 @@ class NamedImages(Sequence[bytes]):
 def _aligned(folder: Path) -> tuple[list[str], RecordImages, frozenset[str]]:
     """Names, records in the order of the names, and names without a face, of what tools/align.py wrote."""
     path = folder / MANIFEST
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    if not lines or lines[0].get("format") != MANIFEST_FORMAT:
-        raise ValueError(f"{path} does not begin with a line of format {MANIFEST_FORMAT}: align the pictures again")
-    head, *entries = lines
+    kept: list[tuple[str, int]] = []
+    failed: set[str] = set()
     try:
-        kept = sorted((e["name"], int(e["key"])) for e in entries if e["status"] != "failed")
-        failed = frozenset(e["name"] for e in entries if e["status"] == "failed")
+        with path.open(encoding="utf-8") as lines:  # one by one: IJB-C has 469,375
+            head = json.loads(next(lines, "{}"))
+            if head.get("format") != MANIFEST_FORMAT:
+                raise ValueError(f"its first line is not of format {MANIFEST_FORMAT}")
+            for line in lines:
+                entry = json.loads(line)
+                if entry["status"] == "failed":
+                    failed.add(entry["name"])
+                else:
+                    kept.append((entry["name"], int(entry["key"])))
         records = Records(str(folder / head["records"]))
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: a line lacks {error}: align the pictures again") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is no manifest of aligned pictures, or damaged ({error}): align them again") from None
+    kept.sort()
     try:
         indices = np.array([records.index_of(0, key) for _, key in kept], np.int64)
     except KeyError as error:
         raise ValueError(f"{path} and {head['records']} do not belong together: {error}") from None
-    return [name for name, _ in kept], RecordImages((records, indices)), failed
+    return [name for name, _ in kept], RecordImages((records, indices)), frozenset(failed)
