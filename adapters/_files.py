@@ -183,6 +183,9 @@ def model_card(card: Card, tensors: Mapping[str, Tensor]) -> str:
         "## Results",
         "",
         *_results(card.get("results")),
+        "## Thresholds",
+        "",
+        *_thresholds(card),
         "## Use",
         "",
         USE_WHOLE if whole else USE,
@@ -232,11 +235,11 @@ def _results(results: object) -> list[str]:
     """A table for each set and measure: a row per model, a column per side."""
     if not results:
         return ["None were measured.", ""]
-    named = {"before": "base", "after": "with the adapter"}
+    named = {"before": "base", "during": "in training", "after": "with the adapter"}
     lines = ["Per cent, with 95 % bootstrap intervals. Sides in pixels: N = both images, A-B = gallery and probe.", ""]
     some = next(reversed(results.values()))
     for set_name, sides in some.items():
-        for measure in _in_order(key for measures in sides.values() for key in measures):
+        for measure in _in_order(key for measures in sides.values() for key, one in measures.items() if "value" in one):
             shown = [side for side in sides if measure in sides[side]]
             lines += [f"| {set_name}, {measure} | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
             for when, found in results.items():
@@ -244,6 +247,30 @@ def _results(results: object) -> list[str]:
                 lines.append(f"| {named.get(when, when)} | " + " | ".join(cells) + " |")
             lines.append("")
     return lines
+
+
+def _thresholds(card: Card) -> list[str]:
+    """The cosine from which two faces pass at each FAR, of the set and part that the card names."""
+    found = card.get("thresholds")
+    if not found:
+        return [
+            "None were measured: that takes a set which tells who is on its pictures, such as pairs of records.",
+            "",
+        ]
+    lines = [
+        f"Of all pairs of strangers of `{found['set']}`, part {found['part']}; 95 % intervals draw people. On other "
+        "pictures, and other people, the rates are others: measure them where much depends on it.",
+        "",
+        *("| FAR | threshold | TAR, % |", "|---|---|---|"),
+    ]
+    for far, row in found["at"].items():
+        at = row["threshold"]
+        if at["value"] is None:
+            lines.append(f"| {far} | {row.get('reason', 'not measured')} | |")
+            continue
+        interval = "" if at["lo"] is None else f" [{at['lo']:.3f}, {at['hi']:.3f}]"
+        lines.append(f"| {far} | {at['value']:.3f}{interval} | {_cell(row['tar']) if 'tar' in row else ''} |")
+    return [*lines, ""]
 
 
 def _origin(card: Card) -> str:
@@ -255,9 +282,10 @@ def _origin(card: Card) -> str:
 def _cell(measure: Mapping[str, float | None] | None) -> str:
     if measure is None:
         return "–"
-    value = f"{100 * measure['value']:.1f}"
-    lo, hi = measure.get("lo"), measure.get("hi")
-    return value if lo is None or hi is None else f"{value} [{100 * lo:.1f}, {100 * hi:.1f}]"
+    scale = 1 if "unit" in measure else 100
+    ends = [measure["value"], measure.get("lo"), measure.get("hi")]
+    value, lo, hi = ("" if end is None else f"{scale * end:.1f}" for end in ends)
+    return f"{value} [{lo}, {hi}]" if lo and hi else value
 
 
 def _preprocessing(found: object) -> str:

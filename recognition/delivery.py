@@ -106,6 +106,8 @@ def _card(run: Path, config: EasyDict, model: FaceModel, records: str, names: li
         "records": records,
         "results": {when: found for when in WHEN if (found := _results(run / "report" / when))},
     }
+    if found := _thresholds(card["results"]):
+        card["thresholds"] = found
     if licence is not None:
         card["licence"] = licence
     return {**card, **provenance()}
@@ -130,11 +132,23 @@ def _results(folder: Path) -> dict[str, dict]:
         return {}
     return {
         name: {
-            side: {key: one for key, one in measures.items() if isinstance(one, dict) and "value" in one}
-            for side, measures in sides.items()
+            side: {key: one for key, one in measures.items() if _is_told(key, one)} for side, measures in sides.items()
         }
         for name, sides in load_measures(folder).items()
     }
+
+
+def _is_told(key: str, one: object) -> bool:
+    return isinstance(one, dict) and ("value" in one or (key == "thresholds" and bool(one)))
+
+
+def _thresholds(results: dict[str, dict]) -> dict[str, object]:
+    """Those of the last evaluation's first set that has some, at its first part; {} where none has."""
+    for name, parts in next(reversed(results.values()), {}).items():
+        for part, measures in parts.items():
+            if "thresholds" in measures:
+                return {"set": name, "part": part, "at": measures["thresholds"]}
+    return {}
 
 
 def write_summary(run: Path, model: FaceModel, updates: int, train_seconds: float) -> None:

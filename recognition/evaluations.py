@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from easydict import EasyDict
+from matplotlib.figure import Figure
 
 from recognition.distributed import World, any_process
 from recognition.evaluation import report
@@ -14,6 +15,9 @@ from recognition.evaluation.protocol import EvaluationSet
 from recognition.evaluation.results import about, save_results
 from recognition.evaluation.runner import evaluate, headline, scalars
 from recognition.evaluation.sets import open_sets
+from recognition.page import board
+from recognition.page.document import write_page
+from recognition.page.runs import read_run
 
 if TYPE_CHECKING:
     from recognition.trainer import Trainer
@@ -110,6 +114,9 @@ class Evaluations:
         trainer.learner.share_statistics()
         with trainer.learner.shown():
             results = evaluate(trainer.learner.model, self.settings, self.world, sets=self.sets)
+            if when == "after":
+                with trainer.logs.going_on("the projector has no faces"):
+                    board.project(trainer.run / "logs", trainer.learner.model, self.sets, self.world)
         self.results[when] = results
         value = headline(results, self.settings.best)
         if self.world.is_main:
@@ -125,10 +132,24 @@ class Evaluations:
     def _tell(self, trainer: Trainer, when: str) -> None:
         logs, update, results = trainer.logs, trainer.update, self.results[when]
         logs.scalars({f"{when}/{tag}": v for tag, v in scalars(results).items()}, update, line=False)
-        for tag, figure in report.figures(self.results).items():
-            logs.figure(tag, figure, update)
+        if when != "after":
+            self._draw(trainer, report.figures(self.results))
         for name in results:
             first = next(iter(next(iter(results[name].values()))))  # accuracy, or the lowest rank
             logs.say(f"{name}, {when} training\n{report.table({when: results}, name, first)}")
         with logs.going_on(f"the results of update {update} are not kept"):
             save_results(trainer.run / "report" / when, results, about(self.sets))
+
+    def _draw(self, trainer: Trainer, figures: Mapping[str, Figure]) -> None:
+        for tag, figure in figures.items():
+            trainer.logs.figure(tag, figure, trainer.update)
+
+    def report(self, trainer: Trainer) -> None:
+        """Write report.md, the page for a browser, and the board's pictures. Main process only."""
+        if not self.results:
+            return
+        logs, folder = trainer.logs, trainer.run / "report"
+        self._draw(trainer, board.figures(self.results))
+        with logs.going_on("the report is not kept"):
+            written = report.write_report(folder, self.results)
+            logs.say(f"report  {written}, {write_page(folder / 'report.html', [read_run(trainer.run)])}")

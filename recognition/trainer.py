@@ -169,9 +169,7 @@ class Trainer:
         with self.learner.shown():
             path = delivery.write_model(self.run, self.config, model, self.records.fingerprint())
         self.logs.say(f"model   {path}")
-        if results := self.evaluations.results:
-            with self.logs.going_on("the report is not kept"):
-                self.logs.say(f"report  {report.write_report(self.run / 'report', results)}")
+        self.evaluations.report(self)
         self.logs.say(f"logs    {self.run / 'logs'}  (tensorboard --logdir {self.config.run.root})")
 
     def dry_run(self) -> bool:

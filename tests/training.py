@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from recognition import config as settings
-from recognition import distributed
+from recognition import distributed, evaluations
 from recognition.distributed import World
 from recognition.evaluation import report
 from recognition.model import assemble
+from recognition.page import board
 from recognition.trainer import Trainer
 from recognition.weights import write_weights
 from tests.launch import run_processes
@@ -65,7 +66,11 @@ class Trained:
 def blank_pictures() -> Iterator[None]:
     """Pictures are written as ever, with nothing on them: to draw them takes longer than ten updates."""
     names = ("face_figure", "score_figure", "roc_figure")
-    with mock.patch.multiple(report, **{name: lambda *_: Figure(figsize=(1, 1)) for name in names}):
+    with (
+        mock.patch.multiple(report, **{name: lambda *_: Figure(figsize=(1, 1)) for name in names}),
+        mock.patch.multiple(board, figures=report.figures, project=lambda *_: []),
+        mock.patch.object(evaluations, "write_page", lambda path, _: path),
+    ):
         yield
 
 

@@ -6,6 +6,7 @@
   python tools/benchmark.py classifier --classes 1000000 --rate 0.1
   python tools/benchmark.py iqa --set degradation.share=0
   python tools/benchmark.py step configs/lfw_lora.py configs/lfw_dora.py configs/lfw_full.py
+  python tools/benchmark.py scoring --cases tinyface ijbc
 
 A row is the median of --repeats measurements of --seconds each, taken in turn with all other rows, so that a busy
 machine slows them alike; each starts anew and warms up first. `of limit` compares the medians.
@@ -31,7 +32,8 @@ class Subject:
 
     module: has cases(args), a context manager of (a line about what is measured, cases by name); a case is a pair: a
         function that returns an endless iterator of how many units each piece of work had, and the name of its limit
-        ("" = none). It may have summary(args, rates), more lines to print.
+        ("" = none). It may have summary(args, rates), more lines to print. For work that has an end, it
+        has report(args) instead, all lines to print.
     """
 
     summary: str
@@ -39,6 +41,7 @@ class Subject:
     module: str
     arguments: Callable[[argparse.ArgumentParser], None]
     warm_up_pieces: int = 24  # at least: what a loader decoded ahead, before it was the limit, must be used up
+    endless: bool = True  # measured for --seconds; False: by report(args)
 
 
 def loader_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +89,15 @@ def classifier_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
+def scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    cases = ("tinyface", "survface", "ijbc")
+    parser.add_argument("--cases", nargs="+", choices=cases, default=cases, help="(default: all, which takes minutes)")
+    parser.add_argument("--scale", type=int, default=1, help="divide the numbers of images by (default: %(default)s)")
+    parser.add_argument("--resamples", type=int, default=1000, help="of the intervals (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each (default: %(default)s)")
+
+
 SUBJECTS = {
     "classifier": Subject(
         "images/s of the classifier's updates, and their memory",
@@ -103,6 +115,13 @@ SUBJECTS = {
     "loader": Subject(
         "images/s of the loaders and of the bare decoders", "images", "recognition.data.bench", loader_arguments
     ),
+    "scoring": Subject(
+        "seconds and memory of benchmarks from embeddings to figures",
+        "images",
+        "recognition.scoring_bench",
+        scoring_arguments,
+        endless=False,
+    ),
     "step": Subject(
         "images/s of training steps, and what they keep in memory",
         "images",
@@ -119,12 +138,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, subject in SUBJECTS.items():
         sub = subjects.add_parser(name, help=subject.summary, description=subject.summary)
         subject.arguments(sub)
+        if not subject.endless:
+            continue
         sub.add_argument("--repeats", type=int, default=5, help="measurements per row (default: %(default)s)")
         sub.add_argument("--seconds", type=float, default=1.0, help="of each measurement (default: %(default)s)")
         sub.add_argument("--warm-up", type=float, default=0.5, help="seconds before each (default: %(default)s)")
     args = parser.parse_args(argv)
-    if args.repeats < 1 or args.seconds <= 0 or args.warm_up < 0:
-        parser.error("--repeats must be at least 1, --seconds above 0, --warm-up 0 or more")
+    if SUBJECTS[args.subject].endless and (args.seconds <= 0 or args.warm_up < 0):
+        parser.error("--seconds must be above 0, --warm-up 0 or more")
+    if any(getattr(args, name, 1) < 1 for name in ("repeats", "scale", "resamples", "threads")):
+        parser.error("--repeats, --scale, --resamples and --threads must be at least 1")
     return args
 
 
@@ -160,6 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     subject = SUBJECTS[args.subject]
     try:
         module = importlib.import_module(subject.module)
+        if not subject.endless:
+            print(*module.report(args), sep="\n")
+            return 0
         with module.cases(args) as (about, cases):
             rates: dict[str, list[float]] = {name: [] for name in cases}
             for _, (name, (start, _)) in itertools.product(range(args.repeats), cases.items()):

@@ -12,6 +12,7 @@ insightface.model_zoo.get_model("RUN/onnx/NAME.onnx").
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -70,7 +71,7 @@ def _export(arguments: argparse.Namespace) -> None:
         two_inputs=arguments.two_inputs,
         opset=arguments.opset,
         exporter=arguments.exporter,
-        metadata={"run": run_of(arguments.run).resolve().name},
+        metadata={"run": run_of(arguments.run).resolve().name, **_thresholds(Path(arguments.run))},
     )
     print(f"{report.path}: {report.size / 2**20:.1f} MiB in {time.perf_counter() - start:.1f} s")
     batches = ", ".join(str(batch) for batch in BATCHES)
@@ -80,6 +81,17 @@ def _export(arguments: argparse.Namespace) -> None:
     )
     if report.manifest is not None:
         print(f"{report.manifest}: preprocessing and sha256 for InsightFace")
+
+
+def _thresholds(path: Path) -> dict[str, str]:
+    """What the run's card tells of thresholds, as JSON, for whoever verifies with the file alone."""
+    from recognition.delivery import MODEL
+    from recognition.weights import read_card
+
+    card = read_card(path / MODEL) if run_of(path) == path else {}
+    after = card.get("results", {}).get("after")
+    told = {"thresholds": card.get("thresholds"), "results": {"after": after} if after else None}
+    return {key: json.dumps(found) for key, found in told.items() if found}
 
 
 if __name__ == "__main__":

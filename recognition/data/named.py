@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -38,8 +39,7 @@ class NamedImages(Sequence[bytes]):
         if (self.folder / MANIFEST).is_file():
             self.names, self._records, self.failed = _aligned(self.folder)
         else:
-            found = (p for p in self.folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-            self.names = sorted(p.relative_to(self.folder).as_posix() for p in found)
+            self.names = sorted(_pictures(self.folder))
         if not self.names:
             raise ValueError(f"{self.folder} holds no picture (looked for {', '.join(ENDINGS)} and for {MANIFEST})")
         self._row = {name: row for row, name in enumerate(self.names)}
@@ -65,6 +65,14 @@ class NamedImages(Sequence[bytes]):
         return str(self.folder / self.names[i])
 
 
+def _pictures(folder: Path) -> Iterator[str]:
+    """Names of all pictures below a folder. A link to a folder is not followed, as it may lead back."""
+    for above, _, files in os.walk(folder):  # half a million paths are too many to make objects of
+        inside = os.path.relpath(above, folder).replace(os.sep, "/")
+        prefix = "" if inside == "." else f"{inside}/"
+        yield from (prefix + name for name in files if name.lower().endswith(ENDINGS))
+
+
 def _aligned(folder: Path) -> tuple[list[str], RecordImages, frozenset[str]]:
     """Names, records in the order of the names, and names without a face, of what tools/align.py wrote."""
     path = folder / MANIFEST
@@ -87,6 +95,6 @@ def _aligned(folder: Path) -> tuple[list[str], RecordImages, frozenset[str]]:
     kept.sort()
     try:
         indices = np.array([records.index_of(0, key) for _, key in kept], np.int64)
-    except KeyError as error:
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{path} and {head['records']} do not belong together: {error}") from None
     return [name for name, _ in kept], RecordImages((records, indices)), frozenset(failed)

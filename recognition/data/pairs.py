@@ -67,6 +67,12 @@ class RecordImages(Sequence[bytes]):
             return [self[j] for j in range(*i.indices(len(self)))]
         return self._records[self._part[i]].read(int(self._index[i]))
 
+    def labels(self) -> np.ndarray:
+        """(N,) int64 class of every image; ValueError where images come from several record sets, with own classes."""
+        if len(self._records) > 1:
+            raise ValueError("classes of several record sets are not comparable")
+        return self._records[0].labels[self._index]
+
     def landmarks(self) -> np.ndarray:
         """(N, 5, 2) float32 pixels, of every image. FileNotFoundError where a shard has none, and as read_landmarks."""
         of_part = [read_landmarks(records) for records in self._records]

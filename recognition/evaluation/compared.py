@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
 from recognition.data.pairs import PairSet
 from recognition.evaluation import measures
 from recognition.evaluation.protocol import Asked, Looked, Rules, View
+from recognition.evaluation.thresholds import thresholds
 from recognition.evaluation.verification import pair_scores
 from recognition.types import IMAGE_SIZE
 
+BLOCK = 1 << 15  # pairs scored at once
+MOST_FOR_THRESHOLDS = 20_000  # images whose pairs of strangers are all compared: 10 s of one core at 512 numbers
 PAIR_RULES = Rules(
     gallery="the first image of a pair; a part A-B shows it at A pixels and the second, the probe, at B",
     folds="each fold is judged by the threshold that is best on the others; the mean over folds",
@@ -41,6 +45,7 @@ class Compared:
     probe_labels: np.ndarray | None = None  # (Q,)
     rules: Rules = field(default=PAIR_RULES)
     flip: str | None = None  # as of a View
+    people: np.ndarray | None = None  # (N,) ids of all images, where known: thresholds come from all pairs of strangers
 
     @property
     def views(self) -> Mapping[str, View]:
@@ -56,13 +61,31 @@ class Compared:
         views, results = self.views, {}
         for gallery, probe in self.sides:
             stored, asked_for = (
-                _Side(looked[str(side)], np.searchsorted(views[str(side)].rows, rows))
+                Side(looked[str(side)], np.searchsorted(views[str(side)].rows, rows))
                 for side, rows in ((gallery, self.gallery), (probe, self.probe))
             )
-            results[side_name(gallery, probe)] = self._compare(stored, asked_for, asked)
+            part = self._compare(stored, asked_for, asked)
+            if self.people is not None:
+                part["thresholds"] = self._thresholds(looked, gallery, probe, asked)
+            results[side_name(gallery, probe)] = part
         return results
 
-    def _compare(self, gallery: _Side, probe: _Side, asked: Asked) -> dict:
+    def _thresholds(self, looked: Mapping[str, Looked], gallery: int, probe: int, asked: Asked) -> dict[str, dict]:
+        """Of all pairs of strangers among the images, both at one resolution, or each in turn at both."""
+        rows = {side: self.views[str(side)].rows for side in (gallery, probe)}
+        if max(map(len, rows.values())) > MOST_FOR_THRESHOLDS:
+            return {}
+        options: dict[str, object] = {"resamples": asked.resamples, "seed": asked.seed}
+        if gallery != probe:
+            options |= {"gallery": looked[str(gallery)].embedding, "gallery_person": self.people[rows[gallery]]}
+        found = measures.threshold_table(thresholds(looked[str(probe)].embedding, self.people[rows[probe]], **options))
+        for row in found.values():
+            if gallery != probe:  # an image may stand on both sides, and is no other image of its person
+                row.pop("tar", None)
+                row.pop("genuine")
+        return found
+
+    def _compare(self, gallery: Side, probe: Side, asked: Asked) -> dict:
         if self.pairs is None:
             items = {"probe": self.probe, **probe.seen("")}
             labels = self.probe_labels, self.gallery_labels
@@ -70,22 +93,39 @@ class Compared:
                 probe.embedding, labels[0], gallery.embedding, labels[1], asked, {**items, "gallery": self.gallery}
             )
         items = {"first": self.gallery, "second": self.probe, **gallery.seen("_1"), **probe.seen("_2")}
-        scores = pair_scores(gallery.embedding, probe.embedding)
-        return measures.verification(scores, self.pairs.same, asked, self.folds, items)
+        return measures.verification(pair_scores_of(gallery, probe), self.pairs.same, asked, self.folds, items)
 
 
-class _Side:
+class Side:
     """What was seen of the images on one side of a comparison."""
 
     def __init__(self, looked: Looked, rows: np.ndarray) -> None:
+        """rows: (n,) positions in the view, of the images on this side; one may come several times."""
         self._looked, self._rows = looked, rows
-        self.embedding = looked.embedding[rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def embedding(self) -> Tensor:
+        """(n, D): a copy, of all images on this side."""
+        return self.some(slice(None))
+
+    def some(self, block: slice) -> Tensor:
+        """The embeddings of a block of them."""
+        return self._looked.embedding[self._rows[block]]
 
     def seen(self, ending: str) -> dict[str, np.ndarray]:
         """Quality and gate of each image, for the items; a scorer of several scores has no one quality."""
         score, gate = self._looked.score, self._looked.gate
         found = {"gate": gate, "quality": score if score is not None and score.ndim == 1 else None}
         return {f"{name}{ending}": values[self._rows] for name, values in found.items() if values is not None}
+
+
+def pair_scores_of(gallery: Side, probe: Side) -> np.ndarray:
+    """Cosines of image i of one side with image i of the other, (n,) float64, in blocks."""
+    blocks = [slice(begin, begin + BLOCK) for begin in range(0, len(gallery), BLOCK)]
+    return np.concatenate([pair_scores(gallery.some(block), probe.some(block)) for block in blocks])
 
 
 def side_name(gallery: int, probe: int) -> str:

@@ -115,7 +115,8 @@ def _resample(items: Mapping[str, np.ndarray], measure: str) -> np.ndarray:
         return resample_mean(by_fold(items), resamples=RESAMPLES)
     if measure == "rank-1":
         return resample_mean(items["position"] <= 1, groups=items["person"], resamples=RESAMPLES)
-    return resample_tar(items["score"], items["same"], float(measure.removeprefix("tar@")), resamples=RESAMPLES)
+    far = float(measure.removeprefix("tar@"))
+    return resample_tar(items["score"], items["same"], far, resamples=RESAMPLES, paired=True)
 
 
 def _table(title: str, cells: Mapping[str, Mapping[str, Cell]], text: Callable[[Cell, str], str]) -> list[str]:

@@ -87,7 +87,7 @@ def look_at(
     share = -(-len(rows) // world.world_size)
     # every process takes as many: the last ones of some repeat the last image, and are cut off below
     mine = rows[np.minimum(np.arange(share) * world.world_size + world.global_rank, len(rows) - 1)]
-    parts: dict[str, list[Tensor]] = {"embedding": [], "score": [], "gate": []}
+    local: dict[str, Tensor] = {}  # filled in place: a list of batches and their sum would be all of them twice
     done, points = 0, _landmarks(model, images, mine)
     # no inference_mode: a tensor that a model caches in its first forward has to serve training afterwards
     with evaluating(model), torch.no_grad():
@@ -106,9 +106,11 @@ def look_at(
                 if gates is not None and "gate" in seen:
                     gates.see(seen["gate"])
                 for key, value in seen.items():
-                    parts[key].append(value)
+                    if key not in local:
+                        local[key] = value.new_empty(share, *value.shape[1:])
+                    local[key][done : done + len(image)] = value
                 done += len(image)
-        whole = {key: _in_order(torch.cat(part), world, len(rows)) for key, part in parts.items() if part}
+        whole = {key: _in_order(local.pop(key), world, len(rows)) for key in [*local]}
         alone = _time(model, images, view, world) if view.timed else None
     score, gate = (whole[key].cpu().numpy() if key in whole else None for key in ("score", "gate"))
     return Looked(whole["embedding"], score, gate, alone)

@@ -7,20 +7,22 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from recognition.evaluation import intervals
+from recognition.evaluation import delong, intervals
 from recognition.evaluation.identification import identify
 from recognition.evaluation.protocol import ITEMS, Asked
 from recognition.evaluation.verification import verify_scores
 
 
-def measure(value: float, resample, *arguments, asked: Asked, **options) -> dict:
+def measure(value: float, resample, *arguments, asked: Asked, trials: int = 0, **options) -> dict:
     """{"value", "lo", "hi"}: lo and hi from resample(*arguments, resamples, seed, **options), None without resamples.
 
-    resample: such as intervals.resample_mean; gives (resamples,) values.
+    resample: such as intervals.resample_mean; gives (resamples,) values. trials: what the value is a share of, as
+    intervals.bounds takes it, for the interval of a share of 0 or 1; 0 = the value is no such share.
     """
     if not asked.resamples:
         return {"value": value, "lo": None, "hi": None}
-    lo, hi = intervals.interval(resample(*arguments, resamples=asked.resamples, seed=asked.seed, **options))
+    drawn = resample(*arguments, resamples=asked.resamples, seed=asked.seed, **options)
+    lo, hi = intervals.bounds(value, drawn, trials) if trials else intervals.interval(drawn)
     return {"value": value, "lo": lo, "hi": hi}
 
 
@@ -37,14 +39,16 @@ def verification(
     """
     found = verify_scores(scores, same, folds, far=asked.far)
     kept = {"correct": found["correct"], "score": found["scores"], "same": same, "fold": found["fold"]}
-    measures = {"accuracy": measure(found["accuracy"], intervals.resample_mean, by_fold(kept), asked=asked)}
+    counted = {"asked": asked, "trials": found["pairs"]}
+    measures = {"accuracy": measure(found["accuracy"], intervals.resample_mean, by_fold(kept), **counted)}
     for far, at in found["tar"].items():
-        value = measure(at["tar"], intervals.resample_tar, found["scores"], same, far, asked=asked)
+        counted["trials"] = found["genuine"]
+        value = measure(at["tar"], intervals.resample_tar, found["scores"], same, far, **counted)
         measures[f"tar@{far:g}"] = {**value, "far": at["far"], "threshold": at["threshold"]}
     return {
         **measures,
-        "auc": {"value": found["auc"]},
-        "eer": {"value": found["eer"]},
+        "auc": delong.auc(found["scores"], same) if asked.resamples else {"value": found["auc"]},
+        "eer": {**measure(found["eer"], intervals.resample_eer, found["scores"], same, asked=asked), "better": "lower"},
         "accuracy_std": found["accuracy_std"],
         "threshold": float(found["threshold_per_fold"].mean()),
         "pairs": found["pairs"],
@@ -67,10 +71,35 @@ def identification(
     found = identify(probe, probe_labels, gallery, gallery_labels, asked.ranks, unmated=unmated)
     kept = {"position": found["position"], "person": np.asarray(probe_labels)}
     measures = {
-        f"rank-{k}": measure(rate, intervals.resample_mean, found["position"] <= k, groups=probe_labels, asked=asked)
+        f"rank-{k}": measure(
+            rate,
+            intervals.resample_mean,
+            found["position"] <= k,
+            groups=probe_labels,
+            asked=asked,
+            trials=found["people"],
+        )
         for k, rate in found["rates"].items()
     }
+    kept |= {key: found[key] for key in ("best", "similarity", "mate_similarity")}
     return {**measures, **{k: found[k] for k in ("probes", "gallery", "people")}, ITEMS: {**kept, **(items or {})}}
+
+
+def threshold_table(found: Mapping[str, object]) -> dict[str, dict]:
+    """What thresholds.thresholds() found, as results hold it.
+
+    {"0.001": {"threshold": {"value", "lo", "hi"}, "far", "tar": {"value", "lo", "hi"}, "impostors", "genuine"}}, with a
+    "reason" in place of rates where there are too few impostors for one.
+    """
+    table = {}
+    for key, at in found.items():
+        if key.startswith("threshold@"):
+            row = {"threshold": {end: at[end] for end in ("value", "lo", "hi")}}
+            row |= {name: at[name] for name in ("far", "reason") if name in at}
+            if at.get("tar") is not None:
+                row["tar"] = {"value": at["tar"], "lo": at["tar_lo"], "hi": at["tar_hi"]}
+            table[key.removeprefix("threshold@")] = {**row, **{n: found[n] for n in ("impostors", "genuine")}}
+    return table
 
 
 def by_fold(items: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch import Tensor
 from recognition.data.decode import decode
 from recognition.data.degrade import low_res
 from recognition.evaluation.embed import place_of
-from recognition.evaluation.runner import compare
+from recognition.evaluation.gains import compare
 from recognition.files import replacing, write_atomically
 from recognition.types import IMAGE_SIZE
 

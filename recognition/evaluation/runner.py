@@ -1,18 +1,14 @@
-"""Evaluation of a model on sets and low resolutions, with intervals; what comes out, compared."""
+"""Evaluation of a model on sets and low resolutions, with intervals."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 
-import numpy as np
-
 from iqa import GateRange
 from recognition.distributed import World
-from recognition.evaluation import intervals
 from recognition.evaluation.embed import FLIPS, Embedder, look_at
-from recognition.evaluation.measures import by_fold
-from recognition.evaluation.protocol import ITEMS, EvaluationSet
+from recognition.evaluation.protocol import EvaluationSet
 from recognition.evaluation.sets import asked, open_sets, settings_with_defaults
 from recognition.registry import nearest
 
@@ -71,22 +67,6 @@ def headline(results: dict, figure: str = "") -> float:
     return sum(firsts.values()) / len(firsts)
 
 
-def compare(before: dict, after: dict, resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, dict]]:
-    """after - before, paired on the same items: {set: {side: {measure: {"value", "lo", "hi"}}}}.
-
-    Covers what both results hold. ValueError where a set's items differ.
-    """
-    gains: dict[str, dict[str, dict]] = {}
-    for name in (n for n in before if n in after):
-        for side in (s for s in before[name] if s in after[name]):
-            old, new = before[name][side], after[name][side]
-            for key in ("same", "fold", "person"):
-                if not np.array_equal(old[ITEMS].get(key, ()), new[ITEMS].get(key, ())):
-                    raise ValueError(f"{name}/{side}: the two results are not of the same items ('{key}' differs)")
-            gains.setdefault(name, {})[side] = _gains(old, new, {"resamples": resamples, "seed": seed})
-    return gains
-
-
 def _evaluate_set(
     model: Embedder, one: EvaluationSet, settings: dict, world: World, gates: GateRange
 ) -> dict[str, dict]:
@@ -94,24 +74,3 @@ def _evaluate_set(
     views = one.protocol.views.items()
     looked = {key: look_at(model, one.protocol.images, view, world=world, **options) for key, view in views}
     return one.protocol.measure(looked, asked(settings))
-
-
-def _gains(old: dict, new: dict, bootstrap: dict[str, int]) -> dict[str, dict]:
-    before, after = old[ITEMS], new[ITEMS]
-    if "position" in before:
-        return {
-            key: intervals.difference(
-                *(items["position"] <= int(key.removeprefix("rank-")) for items in (before, after)),
-                groups=before["person"],
-                **bootstrap,
-            )
-            for key in old
-            if key.startswith("rank-") and key in new
-        }
-    gains = {"accuracy": intervals.difference(by_fold(before), by_fold(after), **bootstrap)}
-    for key in (k for k in old if k.startswith("tar@") and k in new):
-        far = float(key.removeprefix("tar@"))
-        resampled = [intervals.resample_tar(i["score"], i["same"], far, **bootstrap) for i in (after, before)]
-        lo, hi = intervals.interval(resampled[0] - resampled[1])
-        gains[key] = {"value": new[key]["value"] - old[key]["value"], "lo": lo, "hi": hi}
-    return gains

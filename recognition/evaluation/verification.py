@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-RULES = ("exact", "arcface_torch")
+RULES = ("exact", "arcface_torch", "xqlfw", "epfl")
+DISTANCE = {"arcface_torch": (2, 2), "xqlfw": (1, 1), "epfl": (0, 1)}  # a rule's distance is a - b * score
 ROC_POINTS = 200
+BLOCK = 1 << 16  # pairs whose embeddings are held in double precision: 512 MiB at 512 dimensions
 
 
 def verify(
@@ -36,7 +38,14 @@ def pair_scores(first: ArrayLike | Tensor, second: ArrayLike | Tensor) -> np.nda
 
     ValueError for NaN, infinite or zero embeddings.
     """
-    return (unit_rows(first) * unit_rows(second)).sum(1)
+    first, second = as_array(first), as_array(second)
+    if first.shape != second.shape:
+        raise ValueError(f"pairs need as many first embeddings as second ones, got {first.shape} and {second.shape}")
+    found = np.empty(len(first))
+    for begin in range(0, len(first), BLOCK):
+        block = slice(begin, begin + BLOCK)
+        found[block] = (unit_rows(first[block]) * unit_rows(second[block])).sum(1)
+    return found
 
 
 def unit_rows(embeddings: ArrayLike | Tensor) -> np.ndarray:
@@ -62,12 +71,15 @@ def verify_scores(
 ) -> dict:
     """Verification of P pairs by their similarity.
 
-    scores: (P,), higher = more alike; cosines for rule "arcface_torch". same: (P,) bool.
+    scores: (P,), higher = more alike; cosines for rules "arcface_torch" and "xqlfw". same: (P,) bool.
     folds: number of contiguous folds, or a fold per pair (P,). Each fold is judged by the threshold that is best on the
     other folds; accuracy is the mean over folds.
     rule: "exact" - a pair passes where score >= threshold, every distinct score is a candidate, and of equally good
     thresholds the lowest is taken; "arcface_torch" - squared distance < threshold for thresholds 0, 0.01, ... 3.99,
-    the first best one, and also `val` = TAR at FAR 1e-3 by its folds and its interpolation.
+    the first best one, and also `val` = TAR at FAR 1e-3 by its folds and its interpolation; "xqlfw" - 1 - cosine <
+    threshold for thresholds 0, 0.001, ... 1.999, the first best one; "epfl" - score > threshold for 1,000 thresholds
+    equally spaced above the lowest score of the other folds up to their highest, the lowest of those with the largest
+    TAR - FAR there.
 
     Returns accuracy, accuracy_std, accuracy_per_fold (F,), threshold_per_fold (F,) as scores, fold (P,), scores (P,),
     correct (P,) bool, pairs, genuine, impostors, rule, auc, eer, eer_threshold, roc {"far", "tar"}, and
@@ -87,7 +99,8 @@ def verify_scores(
     if rule == "exact":
         accepted = scores >= threshold[fold]
     else:
-        accepted, threshold = 2 - 2 * scores < threshold[fold], 1 - threshold / 2
+        a, b = DISTANCE[rule]
+        accepted, threshold = a - b * scores < threshold[fold], (a - threshold) / b
     correct = accepted == same
     per_fold = np.bincount(fold, correct) / np.bincount(fold)
     result = {
@@ -102,7 +115,7 @@ def verify_scores(
         "genuine": int(same.sum()),
         "impostors": int((~same).sum()),
         "rule": rule,
-        **_curve(scores, same, far),
+        **curve(scores, same, far),
     }
     if rule == "arcface_torch":
         val = np.array([_val(2 - 2 * scores, same, fold != f) for f in range(len(names))])
@@ -149,13 +162,20 @@ def _folds(folds: int | ArrayLike, same: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _threshold(scores: np.ndarray, same: np.ndarray, chosen: np.ndarray, rule: str) -> float:
-    """The threshold that is best on the chosen pairs: a score, or a squared distance for "arcface_torch"."""
+    """The threshold that is best on the chosen pairs: a score for "exact", the rule's distance for the others."""
     scores, same = scores[chosen], same[chosen]
     if rule == "exact":
         steps, genuine, impostors = _sweep(scores, same)
         return float(steps[::-1][np.argmax((genuine - impostors)[::-1])])  # from lax to strict: the lowest best one
-    grid = np.arange(0, 4, 0.01)
-    genuine, impostors = _below(2 - 2 * scores, same, grid)
+    a, b = DISTANCE[rule]
+    if rule == "epfl":
+        lowest = scores.min()
+        grid = a - b * (lowest + (scores.max() - lowest) / 1000 * np.arange(1, 1001))
+    else:
+        grid = np.arange(0, 4, 0.01) if rule == "arcface_torch" else np.arange(0, 2, 0.001)
+    genuine, impostors = _below(a - b * scores, same, grid)
+    if rule == "epfl":  # TAR - FAR, in whole numbers: rounding would choose among equals
+        genuine, impostors = genuine * int((~same).sum()), impostors * int(same.sum())
     return float(grid[np.argmax(genuine - impostors)])
 
 
@@ -191,7 +211,11 @@ def _val(distance: np.ndarray, same: np.ndarray, chosen: np.ndarray) -> tuple[fl
     return passed[same[held]].mean(), passed[~same[held]].mean()
 
 
-def _curve(scores: np.ndarray, same: np.ndarray, far: Sequence[float]) -> dict:
+def curve(scores: np.ndarray, same: np.ndarray, far: Sequence[float]) -> dict:
+    """What needs no folds: tar, auc, eer, eer_threshold and roc, as verify_scores gives them, of (P,) pairs.
+
+    ValueError for a FAR outside (0, 1].
+    """
     steps, genuine, impostors = _sweep(scores, same)
     tar, false = genuine / genuine[-1], impostors / impostors[-1]
     at = {}

@@ -19,9 +19,10 @@ from recognition.data.recordio import Header, RecordWriter, pack
 from recognition.evaluation import intervals, report
 from recognition.evaluation.compared import side_name
 from recognition.evaluation.embed import embed
+from recognition.evaluation.gains import compare
 from recognition.evaluation.identification import DISTRACTOR
 from recognition.evaluation.results import load_results, save_results
-from recognition.evaluation.runner import compare, evaluate, scalars
+from recognition.evaluation.runner import evaluate, scalars
 from recognition.evaluation.sets import open_sets
 from tests.launch import run_processes
 

@@ -40,7 +40,9 @@ def test_a_run_leaves_everything_behind_and_a_second_start_finds_it_complete(rec
     assert {p.name for p in run.iterdir()} >= {
         "config.json", "provenance.json", "metrics.jsonl", "summary.json", "checkpoints", "logs", "model", "report"
     }  # fmt: skip
-    assert {p.name for p in (run / "report").iterdir()} >= {"before", "after", "report.md", "roc.png", "faces.png"}
+    wanted = {"before", "after", "report.md", "report.html", "roc.png", "faces.png"}
+    assert {p.name for p in (run / "report").iterdir()} >= wanted
+    assert (run / "logs" / "projector_config.pbtxt").is_file()
     assert (run / "report" / "scores.png").stat().st_size > 1000
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     wanted = {"train/loss", "train/lr", "train/gradient_norm", "speed/images_per_second", "speed/data_wait_share"}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from recognition.evaluation import verification
 from recognition.evaluation.verification import pair_scores, verify, verify_scores
 
 
@@ -110,6 +111,17 @@ def test_a_fold_of_one_class_is_an_error(rule: str) -> None:
     assert verify_scores(scores, same, np.arange(1200) // 600, rule=rule)["accuracy"] == 1
     with pytest.raises(ValueError, match="fold 7 holds impostor pairs only"):
         verify_scores(scores[:4], np.array([True, False, False, False]), [6, 6, 7, 7], rule=rule)
+
+
+def test_pairs_are_scored_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (torch.randn(10, 4) for _ in range(2))
+    whole = pair_scores(first, second)
+    wanted = torch.nn.functional.cosine_similarity(first.double(), second.double())
+    np.testing.assert_allclose(whole, wanted.numpy(), rtol=1e-12)
+    monkeypatch.setattr(verification, "BLOCK", 3)
+    assert np.array_equal(pair_scores(first, second), whole)
+    with pytest.raises(ValueError, match="as many first embeddings"):
+        pair_scores(first, second[:9])
 
 
 def test_unusable_inputs_are_errors() -> None:

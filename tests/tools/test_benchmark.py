@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from recognition import scoring_bench
 from recognition.data.recordio import Header, RecordWriter, pack
 from tests.small import write_recipe
 from tools import benchmark
@@ -145,3 +148,27 @@ def test_a_recipe_without_its_files_is_no_row(tmp_path, capsys):
     )
     assert benchmark.main(["step", str(recipe)]) == 1
     assert "missing nowhere.rec: make it" in capsys.readouterr().err
+
+
+def test_scoring_is_measured_in_processes_of_its_own(capsys):
+    quick = ["--scale", "1000", "--resamples", "20", "--threads", "1"]
+    assert benchmark.main(["scoring", "--cases", "tinyface", *quick]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("| tinyface,")}
+    assert list(rows) == ["tinyface, the protocol", "tinyface, with intervals", "tinyface, bare products"]
+    assert "limit" in rows["tinyface, bare products"] and all(line.endswith("| yes |") for line in rows.values())
+
+
+@pytest.mark.parametrize("way", ["score", "bare"])
+@pytest.mark.parametrize("case", ["tinyface", "survface", "ijbc"])
+def test_every_case_of_scoring_runs(case, way, capsys):
+    assert scoring_bench.main([case, way, "400", "10", str(torch.get_num_threads())]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["seconds"] > 0 and found["peak"] >= found["before"] > 0
+
+
+def test_a_case_of_scoring_that_fails_says_why(monkeypatch, capsys):
+    failed = subprocess.CompletedProcess([], 1, "", "ValueError: too few")
+    monkeypatch.setattr(scoring_bench.subprocess, "run", lambda *_, **__: failed)
+    assert benchmark.main(["scoring", "--cases", "tinyface"]) == 1
+    assert "benchmark scoring: tinyface, the protocol ended with 1: ValueError: too few" in capsys.readouterr().err

@@ -85,7 +85,7 @@ def identification(
 
 
 def _of_pairs(pairs: PairSet, folds: int | np.ndarray, low_res: Sides) -> Compared:
-    return Compared(pairs.images, pairs.first, pairs.second, sides(low_res), pairs, folds)
+    return Compared(pairs.images, pairs.first, pairs.second, sides(low_res), pairs, folds, people=pairs.images.labels())
 
 
 def _records(records: str, classes: str, hold_out: int) -> Records:

@@ -1,0 +1,219 @@
+"""From which similarity on two faces are one person: what a model's card tells at a false accept rate."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adapters._files import read_object
+from recognition.types import IMAGE_SIZE
+
+OWN, BESIDE = "threshold@", "tar@"  # measures that are thresholds, threshold@0.001, and those that have one beside
+MEASURE = "python tools/evaluate.py RUN --set far=[{far:g}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A threshold and where it comes from."""
+
+    threshold: float | None  # a cosine; None where there is none
+    far: float | None = None  # the false accept rate asked for; None for a threshold that was given
+    operating: str = ""  # set/part that it was measured on
+    lo: float | None = None  # 95 % interval of the threshold
+    hi: float | None = None
+    reached: float | None = None  # the false accept rate on that set
+    impostors: int | None = None  # pairs of different people there
+    note: str = ""  # in words
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {key: getattr(self, key) for key in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """One threshold of a set and part."""
+
+    threshold: float | None
+    lo: float | None = None
+    hi: float | None = None
+    reached: float | None = None
+    impostors: int | None = None
+    reason: str = ""  # why there is none, or how far to believe it
+
+
+@dataclass(slots=True)
+class Thresholds:
+    """All thresholds that a card holds."""
+
+    source: str  # what holds them, in words
+    at: dict[str, dict[float, At]] = field(default_factory=dict)  # by set/part, then by false accept rate
+    recommended: bool = False  # the first set/part is the card's own choice
+
+    def choose(self, far: float = 1e-3, operating: str = "", threshold: float | None = None) -> Chosen:
+        """The threshold at a false accept rate.
+
+        operating: set/part, such as "lfw/112-14", or the set alone; "" = the card's own choice, else its first.
+        threshold: taken as it is, nothing is looked up. Where the card holds no thresholds at all the answer has none,
+        and says so in `note`.
+        ValueError for a FAR outside (0, 1], a FAR or operating point that the card does not hold (it names those it
+        has), and a FAR of which the card says that it could not be measured.
+        """
+        if threshold is not None:
+            if not -1 <= threshold <= 1:
+                raise ValueError(f"threshold is {threshold:g}; it is a cosine, from -1 to 1")
+            return Chosen(float(threshold), note="given")
+        if not 0 < far <= 1:
+            raise ValueError(f"far is {far:g}; a false accept rate lies above 0 and at most at 1")
+        if not self.at:
+            return Chosen(
+                None,
+                far,
+                note=f"no threshold: {self.source}; the similarity alone is told. Measure one "
+                f"({MEASURE.format(far=far)}) and name what holds it (--card FILE), or give one (--threshold)",
+            )
+        where = self._operating(operating)
+        found = next((at for known, at in self.at[where].items() if math.isclose(known, far, rel_tol=1e-9)), None)
+        if found is None:
+            raise ValueError(
+                f"{self.source} holds no threshold at FAR {far:g} for {where}, but at {self._fars(where)}. Measure it "
+                f"with {MEASURE.format(far=far)} and name the results.json it writes by --card, take one of these "
+                "FARs, or give a --threshold"
+            )
+        if found.threshold is None:
+            raise ValueError(
+                f"{self.source} holds no threshold at FAR {far:g} for {where}: {found.reason or 'it was not measured'}."
+                f" It was asked for {self._fars(where)}; take another, or give a --threshold"
+            )
+        return Chosen(
+            found.threshold, far, where, found.lo, found.hi, found.reached, found.impostors, _note(found, far, where)
+        )
+
+    def _operating(self, asked: str) -> str:
+        if not asked:
+            first = next(iter(self.at))
+            whole = f"{first.split('/')[0]}/{IMAGE_SIZE}"  # of the set's parts the one of faces as they are
+            return whole if whole in self.at and not self.recommended else first
+        if asked in self.at:
+            return asked
+        of_set = [where for where in self.at if where.split("/")[0] == asked]
+        if of_set:
+            return of_set[0]
+        raise ValueError(f"{self.source} holds no thresholds for '{asked}', but for {', '.join(self.at)}")
+
+    def _fars(self, where: str) -> str:
+        return ", ".join(f"{far:g}" for far in sorted(self.at[where], reverse=True))
+
+
+def of_card(card: Mapping[str, object], source: str) -> Thresholds:
+    """The thresholds in a card: its entry "thresholds", and those of its results after training.
+
+    card: also the results.json of an evaluation, {set: {part: measures}}. source: what it is, for messages.
+    ValueError where an entry is of another form.
+    """
+    found: dict[str, dict[float, At]] = {}
+    try:
+        if own := card.get("thresholds"):
+            where = f"{own['set']}/{own['part']}"
+            found[where] = {float(far): _at(one) for far, one in own["at"].items()}
+        for name, parts in _results(card).items():
+            for part, measures in parts.items():
+                here = _of_measures(measures)
+                if here:
+                    found[f"{name}/{part}"] = {**here, **found.get(f"{name}/{part}", {})}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{source}: its thresholds are of another form than this version reads ({error!r})") from None
+    return Thresholds(source if found else f"{source} holds no thresholds", found, bool(card.get("thresholds")))
+
+
+def read_thresholds(path: str | Path) -> Thresholds:
+    """Those of a card, of a run (its model's card), or of the results.json that an evaluation wrote.
+
+    FileNotFoundError where there is none; ValueError for one without thresholds.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = [path / name for name in ("model/adapter.json", "adapter.json", "results.json", "after/results.json")]
+        path = next((one for one in inside if one.is_file()), path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: there is no card; name a card's .json, a run, or an evaluation's results.json"
+        )
+    found = of_card(read_object(path), str(path))
+    if not found.at:
+        raise ValueError(f"{path} holds no thresholds, neither as 'thresholds' nor in results ({BESIDE}0.001)")
+    return found
+
+
+def of_metadata(metadata: Mapping[str, str], source: str) -> Thresholds:
+    """The thresholds in an ONNX file's metadata, entries "thresholds" and "results" as JSON."""
+    try:
+        card = {key: json.loads(metadata[key]) for key in ("thresholds", "results") if key in metadata}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source}: its metadata are no JSON ({error})") from None
+    return of_card(card, source)
+
+
+def _results(card: Mapping[str, object]) -> Mapping[str, Mapping[str, Mapping[str, object]]]:
+    """{set: {part: measures}} of a card, or of a results.json in its form of today or of before."""
+    if isinstance(results := card.get("results"), Mapping):
+        return results.get("after", {})
+    if isinstance(sets := card.get("sets"), Mapping) and "format" in card:
+        return {name: one["parts"] for name, one in sets.items()}
+    plain = all(isinstance(one, Mapping) and all(isinstance(p, Mapping) for p in one.values()) for one in card.values())
+    return card if plain and "thresholds" not in card else {}
+
+
+def _of_measures(measures: Mapping[str, object]) -> dict[float, At]:
+    impostors, pairs, genuine = (measures.get(key) for key in ("impostors", "pairs", "genuine"))
+    if impostors is None and pairs is not None and genuine is not None:
+        impostors = int(pairs) - int(genuine)
+    found = {}
+    for name, one in measures.items():
+        if name.startswith(BESIDE) and isinstance(one, Mapping) and one.get("threshold") is not None:
+            told = {"threshold": one["threshold"], "far": one.get("far"), "impostors": impostors}
+            found.setdefault(float(name.removeprefix(BESIDE)), _at(told))
+        elif name.startswith(OWN) and isinstance(one, Mapping):
+            told = {"threshold": one, "far": one.get("far"), "impostors": impostors, "reason": one.get("reason")}
+            found[float(name.removeprefix(OWN))] = _at(told)
+    # of all pairs of strangers, which are far more than those that a set lists
+    found |= {float(far): _at(row) for far, row in measures.get("thresholds", {}).items() if row["threshold"]["value"]}
+    return found
+
+
+def _at(one: Mapping[str, object]) -> At:
+    inner = one.get("threshold")
+    told = inner if isinstance(inner, Mapping) else {"value": inner}
+    value, lo, hi = (_number(told.get(key)) for key in ("value", "lo", "hi"))
+    impostors = one.get("impostors")
+    return At(
+        value,
+        lo,
+        hi,
+        _number(one.get("far")),
+        None if impostors is None else int(impostors),
+        str(one.get("reason") or ""),
+    )
+
+
+def _note(found: At, far: float, where: str) -> str:
+    among = f" among {found.impostors:,} pairs of strangers" if found.impostors is not None else ""
+    note = f"measured on {where}{among}"
+    if found.reached is not None and not math.isclose(found.reached, far, rel_tol=0.05):
+        note += f", where FAR {found.reached:g} was reached"
+        if found.reached == 0:
+            most = f" (at 95 %, the FAR is below {3 / found.impostors:.1g})" if found.impostors else ""  # rule of three
+            note += f": no stranger passed, so it stands on the few that came nearest{most}"
+    return f"{note}; {found.reason}" if found.reason else note
+
+
+def _number(value: object) -> float | None:
+    if value is None:
+        return None
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no number")
+    return number

@@ -1,0 +1,138 @@
+"""Closed-set identification over listed pictures, in parts: what TinyFace and SCface come down to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from recognition.evaluation import intervals
+from recognition.evaluation.identification import Search, check_ranks, rank_rates, search
+from recognition.evaluation.listed import MISSED, Listed
+from recognition.evaluation.measures import measure
+from recognition.evaluation.protocol import ITEMS, Asked, Looked, Rules, View
+from recognition.evaluation.unit import unit_float32
+
+VIEW = "112"
+TIE = "a stranger as alike as the best mate stands before it; of a probe's own mates the best counts"
+MISS = "a probe without a face is never found; a gallery picture without one is not in the gallery"
+EXCLUDE = "probes without a face, and those whose mates all have none, leave the denominators"
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Probes against a gallery of single pictures; some of either may have failed."""
+
+    rules: Rules
+    probes: Listed
+    probe_labels: np.ndarray  # (Q,) int64
+    gallery: Listed
+    gallery_labels: np.ndarray  # (G,) int64; DISTRACTOR for nobody who is asked for
+    parts: Mapping[str, np.ndarray]  # by name, (Q,) bool: the part's probes
+    failures: str = "error"
+    precision: bool = False  # also mAP
+
+    @property
+    def images(self) -> Sequence[bytes]:
+        """Those of the folder, of which there may be more."""
+        return self.probes.images
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        """One view of all pictures that are there."""
+        rows = np.unique(np.concatenate([self.probes.rows, self.gallery.rows]))
+        return {VIEW: View(rows[rows >= 0])}
+
+    def measure(self, looked: Mapping[str, Looked], asked: Asked) -> dict[str, dict]:
+        """Rank-K, and mAP where the protocol has it, of each part, by person."""
+        seen, view = looked[VIEW], self.views[VIEW].rows
+        there = self.gallery.rows[~self.gallery.failed]
+        labels = self.gallery_labels[~self.gallery.failed]
+        check_ranks(asked.ranks, len(there))
+        stored = unit_float32(seen.embedding, np.searchsorted(view, there))
+        found = search_listed(seen, view, self.probes, self.probe_labels, stored, labels, self.precision)
+        counted = np.ones(len(self.probe_labels), bool)
+        if self.failures == "exclude":
+            counted = ~self.probes.failed & np.isin(self.probe_labels, labels)
+        items = {"probe": self.probes.rows, **quality_of(seen, view, self.probes.rows)}
+        results = {}
+        for name, part in self.parts.items():
+            chosen = np.flatnonzero(part & counted)
+            if not len(chosen):
+                raise ValueError(f"no probe of part {name} is left: a face was found in none of its pictures")
+            results[name] = {
+                **closed_set(found, self.probe_labels, asked, items, chosen),
+                "gallery": len(there),
+                "listed": int(part.sum()),
+                "failed": int((part & self.probes.failed).sum()),
+                "gallery_failed": int(self.gallery.failed.sum()),
+            }
+            results[name][ITEMS]["gallery"] = there
+        return results
+
+
+def closed_set(
+    found: Search, person: np.ndarray, asked: Asked, items: Mapping[str, np.ndarray], chosen: np.ndarray
+) -> dict:
+    """rank-K, map where precision was computed, probes, people and items, of the chosen probes; by person."""
+    position, person = found.position[chosen], person[chosen]
+    measures = {
+        f"rank-{k}": measure(rate, intervals.resample_mean, position <= k, groups=person, asked=asked)
+        for k, rate in rank_rates(position, asked.ranks).items()
+    }
+    kept = {"position": position, "person": person, "best": found.best[chosen]}
+    kept |= {"similarity": found.similarity[chosen], "mate_similarity": found.mate_similarity[chosen]}
+    if found.precision is not None:
+        kept["precision"] = found.precision[chosen]
+        mean = float(kept["precision"].mean())
+        measures["map"] = measure(mean, intervals.resample_mean, kept["precision"], groups=person, asked=asked)
+    kept |= {name: values[chosen] for name, values in items.items()}
+    return {**measures, "probes": len(chosen), "people": len(np.unique(person)), ITEMS: kept}
+
+
+def search_listed(
+    seen: Looked,
+    view: np.ndarray,
+    probes: Listed,
+    labels: np.ndarray | None,
+    gallery: Tensor,
+    gallery_labels: np.ndarray,
+    precision: bool = False,
+) -> Search:
+    """The search of all listed probes; those that failed find nothing: best -1, similarity MISSED, the last position.
+
+    seen: of the images in `view`, which holds all probes that are there. The others: as `search` has them.
+    """
+    alive = np.flatnonzero(~probes.failed)
+    rows = np.searchsorted(view, probes.rows[alive])
+    asked = None if labels is None else labels[alive]
+    found = search(seen.embedding, asked, gallery, gallery_labels, rows=rows, precision=precision)
+    count = len(probes.rows)
+    whole = Search(
+        np.full(count, -1),
+        np.full(count, MISSED, np.float32),
+        np.full(count, len(gallery) + 1),
+        np.full(count, MISSED, np.float32),
+        np.zeros(count) if precision else None,
+    )
+    for name, values in vars(whole).items():
+        if values is not None:
+            values[alive] = getattr(found, name)
+    return whole
+
+
+def quality_of(seen: Looked, view: np.ndarray, rows: np.ndarray, ending: str = "") -> dict[str, np.ndarray]:
+    """Quality and gate of the images in these rows, NaN for a failure; a scorer of several scores has no one quality.
+
+    seen: of the images in `view`. ending: of the names in the items.
+    """
+    single = seen.score is not None and seen.score.ndim == 1
+    known = {"gate": seen.gate, "quality": seen.score if single else None}
+    at = np.minimum(np.searchsorted(view, rows), len(view) - 1)
+    return {
+        f"{name}{ending}": np.where(rows < 0, np.float32(np.nan), values[at])
+        for name, values in known.items()
+        if values is not None
+    }
