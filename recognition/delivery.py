@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 from easydict import EasyDict
@@ -15,7 +16,7 @@ from iqa._gate import plain
 from recognition.calibration import fitted_by
 from recognition.config import arguments, to_json
 from recognition.evaluation.report import write_figure
-from recognition.evaluation.results import RESULTS, load_measures
+from recognition.evaluation.results import RESULTS, load_measures, load_model
 from recognition.files import write_atomically
 from recognition.logs import provenance
 from recognition.model import GATE, FaceModel, count_parameters, preprocessing
@@ -56,60 +57,81 @@ def write_start(
     write_atomically(run / "config.json", to_json(config))  # last: where it is, the start was written
 
 
-def write_model(run: Path, config: EasyDict, model: FaceModel, records: str) -> Path:
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The file of base weights as it was when training began: a card tells of this one, whatever lies there later."""
+
+    sha256: str = ""  # of the file; "" without one
+    tensors_sha256: str = ""
+    licence: object = None  # as its card says, None where it does not
+
+
+def read_base(path: str, *, whole: bool = True) -> Base:
+    """What a card tells of the base weights; path: "" = there are none. whole: False leaves it at the file's hash."""
+    if not path or not whole:
+        return Base(sha256(path)) if path else Base()
+    found = read_weights(path)
+    return Base(sha256(path), adapters.hash_tensors(found.tensors), found.card.get("licence"))
+
+
+def write_model(run: Path, config: EasyDict, model: FaceModel, records: str, base: Base | None = None) -> Path:
     """What training made, as an adapter's folder: the adapter, or the whole backbone of full fine-tuning.
 
-    records: fingerprint of the training records. Returns the tensor file's path.
+    records: fingerprint of the training records. base: None = as its file is now. Returns the tensor file's path.
     """
-    tensors = _tensors(model)
-    return adapters.write_folder(run / FOLDER, tensors, _card(run, config, model, records, list(tensors)))
+    tensors = adapters.state(model.backbone) | _gate_tensors(model)
+    return adapters.write_folder(run / FOLDER, tensors, _card(run, config, model, records, [*tensors], base, None))
 
 
-def card_texts(run: Path, config: EasyDict, model: FaceModel, records: str) -> dict[str, str]:
-    """The model card as it stands, by file name, for a checkpoint: data, recipe, preprocessing, figures until now."""
-    tensors = _tensors(model)
-    return adapters.card_texts(_card(run, config, model, records, list(tensors)), tensors)
+def card_texts(
+    run: Path, config: EasyDict, model: FaceModel, records: str, base: Base | None = None, update: int | None = None
+) -> dict[str, str]:
+    """The model card as it stands, by file name, for a checkpoint: data, recipe, preprocessing, figures until now.
 
-
-def _tensors(model: FaceModel) -> dict[str, Tensor]:
-    gate = {} if model.quality_gate is None else model.quality_gate.state_dict(prefix=GATE)
-    return adapters.state(model.backbone) | gate
-
-
-@functools.lru_cache(maxsize=2)
-def _base_of(path: str, changed: int) -> tuple[str, str, object]:
-    """SHA-256 of the base's file and of its tensors, and its licence; read once, as each checkpoint has a card.
-
-    changed: when the file was, in nanoseconds.
+    update: of the checkpoint; results of later ones are of another model.
     """
-    base = read_weights(path)
-    return sha256(path), adapters.hash_tensors(base.tensors), base.card.get("licence")
+    everything = model.backbone.state_dict()  # no copies: only names and sizes are told
+    tensors = {key: everything[key] for key in adapters.attached(model.backbone).keys} | _gate_tensors(model)
+    return adapters.card_texts(_card(run, config, model, records, [*tensors], base, update), tensors)
 
 
-def _card(run: Path, config: EasyDict, model: FaceModel, records: str, names: list[str]) -> dict[str, object]:
-    base, gate = config.backbone.weights, model.quality_gate
+def _gate_tensors(model: FaceModel) -> dict[str, Tensor]:
+    return {} if model.quality_gate is None else model.quality_gate.state_dict(prefix=GATE)
+
+
+def _card(
+    run: Path,
+    config: EasyDict,
+    model: FaceModel,
+    records: str,
+    names: list[str],
+    base: Base | None,
+    update: int | None,
+) -> dict[str, object]:
+    gate, name = model.quality_gate, config.adapter.name
+    base = read_base(config.backbone.weights) if base is None else base
     held = {key for key, _ in model.backbone.named_buffers()}
     held |= {f"{GATE}{key}" for key, _ in gate.named_buffers()} if gate is not None else set()
-    name = config.adapter.name
-    of_file, of_tensors, licence = _base_of(base, Path(base).stat().st_mtime_ns) if base else ("", "", None)
+    found = {when: told for when in WHEN if (told := _results(run / "report" / when, when, update))}
+    newest = found.get("after") or found.get("during") or {}  # the base's thresholds are none of this model
     card: dict[str, object] = {
         "backbone": config.backbone.name,
         "arguments": arguments(config.backbone, "backbone"),
-        "base_weights": base,
-        "base_sha256": of_file,
-        "base_tensors_sha256": of_tensors,
+        "base_weights": config.backbone.weights,
+        "base_sha256": base.sha256,
+        "base_tensors_sha256": base.tensors_sha256,
         "adapter": {"name": name, **adapters.whole_arguments(name, arguments(config.adapter, "adapter"))},
         "buffers": [key for key in names if key in held],
         "gate": _gate(run, config, gate),
         "scorer": dict(config.scorer),
         "preprocessing": preprocessing(model.backbone),
         "records": records,
-        "results": {when: found for when in WHEN if (found := _results(run / "report" / when))},
+        "results": found,
     }
-    if found := _thresholds(card["results"]):
-        card["thresholds"] = found
-    if licence is not None:
-        card["licence"] = licence
+    if thresholds := _thresholds(newest):
+        card["thresholds"] = thresholds
+    if base.licence is not None:
+        card["licence"] = base.licence
     return {**card, **provenance()}
 
 
@@ -126,15 +148,26 @@ def _gate(run: Path, config: EasyDict, gate: nn.Module | None) -> dict[str, obje
     return {**told, **({"fitted": fitted} if fitted else {})}
 
 
-def _results(folder: Path) -> dict[str, dict]:
-    """The measures with their intervals that an evaluation left; empty where there was none."""
+def _results(folder: Path, when: str, update: int | None) -> dict[str, dict]:
+    """The measures with their intervals that an evaluation left; empty where there was none of this model.
+
+    update: of a checkpoint, None for the model that is delivered, which was evaluated last.
+    """
     if not (folder / RESULTS).is_file():
+        return {}
+    try:
+        made, found = load_model(folder).get("update"), load_measures(folder)
+    except (OSError, ValueError) as error:  # no reason to lose the model
+        warnings.warn(f"the model card tells no results of {when} training: {error}", stacklevel=2)
+        return {}
+    of_another = when == "during" if update is None else made is None or made > update
+    if when != "before" and of_another:
         return {}
     return {
         name: {
             side: {key: one for key, one in measures.items() if _is_told(key, one)} for side, measures in sides.items()
         }
-        for name, sides in load_measures(folder).items()
+        for name, sides in found.items()
     }
 
 
@@ -143,8 +176,8 @@ def _is_told(key: str, one: object) -> bool:
 
 
 def _thresholds(results: dict[str, dict]) -> dict[str, object]:
-    """Those of the last evaluation's first set that has some, at its first part; {} where none has."""
-    for name, parts in next(reversed(results.values()), {}).items():
+    """Those of the first set that has some, at its first part; {} where none has."""
+    for name, parts in results.items():
         for part, measures in parts.items():
             if "thresholds" in measures:
                 return {"set": name, "part": part, "at": measures["thresholds"]}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from easydict import EasyDict
 from matplotlib.figure import Figure
 
-from recognition.distributed import World, any_process
+from recognition.distributed import World, any_process, gather_json
 from recognition.evaluation import report
-from recognition.evaluation.protocol import EvaluationSet
+from recognition.evaluation.protocol import EvaluationSet, Looked
 from recognition.evaluation.results import about, save_results
 from recognition.evaluation.runner import evaluate, headline, scalars
 from recognition.evaluation.sets import open_sets
@@ -85,11 +85,12 @@ class Evaluations:
         self.sets: Sequence[EvaluationSet] = open_sets(settings) if settings.sets else []
         self.pace = Pace(settings.budget)
         self.results: dict[str, dict] = {}  # by when: before, during, after
+        self._faces: board.Faces | None = None
         self.granted = False  # the main process found time for one that was put off
 
     def may_come(self, trained: float) -> bool:
         """Whether one that was put off fits now, by this process's clock."""
-        return self.pace.owed and self.pace.fits(trained)
+        return bool(self.settings.every) and self.pace.owed and self.pace.fits(trained)
 
     def come(self, trainer: Trainer) -> bool:
         """Whether one is to be made after this update; all processes call this together and get the same answer."""
@@ -113,21 +114,23 @@ class Evaluations:
         began, self.granted = time.perf_counter(), False
         trainer.learner.share_statistics()
         with trainer.learner.shown():
-            results = evaluate(trainer.learner.model, self.settings, self.world, sets=self.sets)
-            if when == "after":
-                with trainer.logs.going_on("the projector has no faces"):
-                    board.project(trainer.run / "logs", trainer.learner.model, self.sets, self.world)
-        self.results[when] = results
-        value = headline(results, self.settings.best)
+            results = evaluate(trainer.learner.model, self.settings, self.world, sets=self.sets, shown=self._keep_faces)
+        value = gather_json(headline(results, self.settings.best))[0]  # sums differ in their last digit on some devices
         if self.world.is_main:
+            self.results[when] = results
             self._tell(trainer, when)
+        if when != "before":
+            trainer.keeper.compare(trainer.update, value, self.settings.best, trainer.save)
         self.pace.took(time.perf_counter() - began, during=when == "during")
         if when == "during":
             wall = trainer.meter.seconds + self.pace.seconds
             share = f"{100 * self.pace.seconds / wall:.1f} % of the wall time until now"
             trainer.logs.say(f"the evaluation took {self.pace.cost:.1f} s; those during training took {share}")
-        if when != "before":
-            trainer.keeper.compare(trainer.update, value, self.settings.best, trainer.save)
+
+    def _keep_faces(self, one: EvaluationSet, looked: Mapping[str, Looked]) -> None:
+        """For the projector: some faces of the first set, as the last evaluation has seen them."""
+        if self.world.is_main and one is self.sets[0]:
+            self._faces = board.chosen(one, looked)
 
     def _tell(self, trainer: Trainer, when: str) -> None:
         logs, update, results = trainer.logs, trainer.update, self.results[when]
@@ -138,18 +141,29 @@ class Evaluations:
             first = next(iter(next(iter(results[name].values()))))  # accuracy, or the lowest rank
             logs.say(f"{name}, {when} training\n{report.table({when: results}, name, first)}")
         with logs.going_on(f"the results of update {update} are not kept"):
-            save_results(trainer.run / "report" / when, results, about(self.sets))
+            save_results(trainer.run / "report" / when, results, about(self.sets, self.settings), {"update": update})
 
     def _draw(self, trainer: Trainer, figures: Mapping[str, Figure]) -> None:
         for tag, figure in figures.items():
             trainer.logs.figure(tag, figure, trainer.update)
 
     def report(self, trainer: Trainer) -> None:
-        """Write report.md, the page for a browser, and the board's pictures. Main process only."""
+        """Write report.md, the page for a browser, and what the board shows; whatever fails costs only itself.
+
+        Main process only.
+        """
         if not self.results:
             return
-        logs, folder = trainer.logs, trainer.run / "report"
-        self._draw(trainer, board.figures(self.results))
-        with logs.going_on("the report is not kept"):
-            written = report.write_report(folder, self.results)
-            logs.say(f"report  {written}, {write_page(folder / 'report.html', [read_run(trainer.run)])}")
+        run, logs = trainer.run, trainer.logs
+        folder = run / "report"
+        for what, write in (
+            ("report", lambda: report.write_report(folder, self.results)),
+            ("page", lambda: write_page(folder / "report.html", [read_run(run)])),
+            ("board", lambda: self._draw(trainer, board.figures(self.results))),
+            ("faces", lambda: self._faces and board.project(run / "logs", self._faces)),
+        ):
+            try:
+                if written := write():
+                    logs.say(f"{what:7} {written}")
+            except (OSError, ValueError) as error:
+                logs.say(f"the {what} of this run is not kept: {error}; tools/report.py makes it later")

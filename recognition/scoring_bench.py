@@ -43,7 +43,7 @@ class Case:
 
     about: str
     images: int
-    score: Callable[[Tensor, Asked], object]
+    score: Callable[[dict[str, Looked], Asked], object]
     bare: Callable[[Tensor], None]
 
 
@@ -98,17 +98,24 @@ def _fresh(name: str, way: str, args: Namespace) -> dict[str, float]:
 def _measure(name: str, way: str, scale: int, resamples: int, threads: int) -> dict[str, float]:
     torch.set_num_threads(threads)
     case = CASES[name]
-    generator = torch.Generator().manual_seed(0)
-    embeddings = torch.empty(case.images // scale, DIMENSIONS)
-    for part in embeddings.split(4096):
-        part.normal_(generator=generator)
+    embeddings = _random(case.images // scale)
     before, begin, spent = _peak(), time.perf_counter(), time.process_time()
     if way == "bare":
         case.bare(embeddings)
     else:
-        case.score(embeddings, Asked(resamples=resamples if way == "intervals" else 0))
+        looked = {VIEW: Looked(embeddings)}
+        del embeddings  # whoever scores them may let them go
+        case.score(looked, Asked(resamples=resamples if way == "intervals" else 0))
     seconds, cpu = time.perf_counter() - begin, time.process_time() - spent
     return {"seconds": seconds, "cpu": cpu, "peak": _peak(), "before": before}
+
+
+def _random(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.empty(count, DIMENSIONS)
+    for part in embeddings.split(4096):
+        part.normal_(generator=generator)
+    return embeddings
 
 
 def _peak() -> int:
@@ -130,8 +137,8 @@ def _products(probe: Tensor, gallery: Tensor) -> None:
         torch.mm(block, gallery.T, out=room[: len(block)])
 
 
-def _tinyface(embeddings: Tensor, asked: Asked) -> object:
-    probes, gallery, others = _shares(len(embeddings), 3728, 4443, 153428)
+def _tinyface(looked: dict[str, Looked], asked: Asked) -> object:
+    probes, gallery, others = _shares(len(looked[VIEW].embedding), 3728, 4443, 153428)
     people = max(1, len(gallery) * 2569 // 4443)
     labels = np.append(np.arange(len(gallery)) % people, np.full(len(others), DISTRACTOR))
     protocol = Retrieval(
@@ -143,7 +150,7 @@ def _tinyface(embeddings: Tensor, asked: Asked) -> object:
         {"identification": np.ones(len(probes), bool)},
         precision=True,
     )
-    return protocol.measure({VIEW: Looked(embeddings)}, asked)
+    return protocol.measure(looked, asked)
 
 
 def _tinyface_bare(embeddings: Tensor) -> None:
@@ -151,8 +158,8 @@ def _tinyface_bare(embeddings: Tensor) -> None:
     _products(embeddings[: len(probes)], embeddings[len(probes) :])
 
 
-def _survface(embeddings: Tensor, asked: Asked) -> object:
-    gallery, mated, unmated = _shares(len(embeddings), 60294, 60423, 121736)
+def _survface(looked: dict[str, Looked], asked: Asked) -> object:
+    gallery, mated, unmated = _shares(len(looked[VIEW].embedding), 60294, 60423, 121736)
     people = max(1, len(gallery) // 20)
     watched = WatchList(
         Rows(gallery),
@@ -162,7 +169,7 @@ def _survface(embeddings: Tensor, asked: Asked) -> object:
         Rows(unmated),
         people + np.arange(len(unmated)) // 17,
     )
-    return watched.measure(Looked(embeddings), asked)
+    return watched.measure(looked[VIEW], asked)
 
 
 def _survface_bare(embeddings: Tensor) -> None:
@@ -170,9 +177,10 @@ def _survface_bare(embeddings: Tensor) -> None:
     _products(embeddings[len(gallery) :], embeddings[: len(gallery)])
 
 
-def _ijbc(embeddings: Tensor, asked: Asked) -> object:
+def _ijbc(looked: dict[str, Looked], asked: Asked) -> object:
     generator = np.random.default_rng(0)
-    count, templates = len(embeddings), TEMPLATES * len(embeddings) // CASES["ijbc"].images
+    count = len(looked[VIEW].embedding)
+    templates = TEMPLATES * count // CASES["ijbc"].images
     person = np.arange(templates, dtype=np.int32) // 6
     weight = generator.uniform(0.5, 1, count).astype(np.float32)
     shots = Shots(
@@ -188,7 +196,7 @@ def _ijbc(embeddings: Tensor, asked: Asked) -> object:
     second[:genuine] = first[:genuine] // 6 * 6 + (first[:genuine] + 1) % 6
     second = np.minimum(second, templates - 1)
     same = np.arange(len(first)) < genuine
-    made = shots.pooled(Looked(embeddings), shots.view(None), keep_norm=True)
+    made = shots.pooled(looked.pop(VIEW), shots.view(None), keep_norm=True)
     return verification(made, TemplatePairs(first, second, same, person), asked, IJB_FAR)
 
 

@@ -14,7 +14,7 @@ from recognition.config import arguments
 from recognition.data.bad_records import OPENING
 from recognition.distributed import gather_json
 from recognition.evaluation import report
-from recognition.evaluation.results import load_results
+from recognition.evaluation.results import load_model, load_results
 from recognition.files import write_atomically
 from recognition.inputs import build_loader, class_means, some_images
 from recognition.keeper import Keeper
@@ -165,8 +165,8 @@ def _resume(trainer: Trainer) -> bool:
     trainer.logs.say(f"continuing {trainer.resumed_from} at update {trainer.update}")
     if not trainer.stored.fingerprint:
         trainer.logs.say("WARNING: the checkpoint does not say which records it was trained on")
-    saved = sorted((trainer.run / "report").glob("*/results.json"), key=lambda path: path.stat().st_mtime)
-    trainer.evaluations.results = {path.parent.name: load_results(path.parent) for path in saved}
+    if trainer.world.is_main:
+        trainer.evaluations.results = _earlier_results(trainer)
     if trainer.stored.evaluation:
         trainer.evaluations.pace.load_state_dict(trainer.stored.evaluation)
     delivered = gather_json((trainer.run / delivery.MODEL).is_file())[0]
@@ -179,3 +179,16 @@ def _resume(trainer: Trainer) -> bool:
         if ended_in_it and trainer.evaluations.come(trainer):
             trainer.evaluations.run(trainer, "during")
     return not complete
+
+
+def _earlier_results(trainer: Trainer) -> dict[str, dict]:
+    """By when, oldest first; those of updates that are trained again are of another model."""
+    found: dict[str, dict] = {}
+    saved = sorted((trainer.run / "report").glob("*/results.json"), key=lambda path: path.stat().st_mtime)
+    for folder in (path.parent for path in saved):
+        try:
+            if load_model(folder).get("update", 0) <= trainer.update:
+                found[folder.name] = load_results(folder)
+        except (OSError, ValueError) as error:
+            trainer.logs.say(f"WARNING: earlier results are left out: {error}")
+    return found

@@ -55,11 +55,11 @@ class Trainer:
             raise ValueError(f"config.train.on_save_error is '{config.train.on_save_error}'; continue or stop")
         self.records = open_records(config)
         self.evaluations = Evaluations(config.evaluation, world)
-        self.base = sha256(config.backbone.weights) if config.backbone.weights else ""
+        self.base = delivery.read_base(config.backbone.weights, whole=world.is_main)
         start = config.adapter.get("weights")
         self.adapter_start = sha256(adapters.tensor_file(start)) if start else ""
         self.resumed_from, self.stored = checkpoint.to_resume(
-            config, self.run, self.records.fingerprint(), self.base, self.adapter_start
+            config, self.run, self.records.fingerprint(), self.base.sha256, self.adapter_start
         )
         self.global_batch = self.stored.global_batch if self.stored else config.data.batch_size * world.world_size
         self.order = build_order(config, self.records, self.global_batch, world)
@@ -143,7 +143,7 @@ class Trainer:
             global_batch=self.global_batch,
             world_size=self.world.world_size,
             fingerprint=self.records.fingerprint(),
-            base_sha256=self.base,
+            base_sha256=self.base.sha256,
             scaler=self.learner.scaler.state_dict(),
             skipped=self.learner.guard.state_dict(),
             train_seconds=self.meter.seconds,
@@ -151,9 +151,15 @@ class Trainer:
             adapter_sha256=self.adapter_start,
             evaluation=self.evaluations.pace.state_dict(),
         )
-        texts = {}
+        texts: dict[str, str] = {}
         if self.world.is_main:
-            texts = delivery.card_texts(self.run, self.config, self.learner.model, self.records.fingerprint())
+            model = self.learner.model
+            try:  # a page for people: no reason to lose a checkpoint
+                texts = delivery.card_texts(
+                    self.run, self.config, model, self.records.fingerprint(), self.base, self.update
+                )
+            except (OSError, ValueError) as error:
+                self.logs.say(f"WARNING: the checkpoint of update {self.update} has no model card: {error}")
         last = bool(self.stopped_by) or self.update == self.schedule.total
         self.keeper.save(self.learner, state, texts, last=last)
 
@@ -164,11 +170,11 @@ class Trainer:
         model = self.learner.model
         with self.logs.going_on("the summary is not kept"):
             delivery.write_summary(self.run, model, self.update, self.meter.seconds)
+        with self.learner.shown():
+            path = delivery.write_model(self.run, self.config, model, self.records.fingerprint(), self.base)
+        self.logs.say(f"model   {path}")
         if (scores := self.meter.scores()) is not None:
             self.picture("scores", report.score_figure(scores, self.learner.losses.quality.quality_gate))
-        with self.learner.shown():
-            path = delivery.write_model(self.run, self.config, model, self.records.fingerprint())
-        self.logs.say(f"model   {path}")
         self.evaluations.report(self)
         self.logs.say(f"logs    {self.run / 'logs'}  (tensorboard --logdir {self.config.run.root})")
 

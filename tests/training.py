@@ -68,7 +68,7 @@ def blank_pictures() -> Iterator[None]:
     names = ("face_figure", "score_figure", "roc_figure")
     with (
         mock.patch.multiple(report, **{name: lambda *_: Figure(figsize=(1, 1)) for name in names}),
-        mock.patch.multiple(board, figures=report.figures, project=lambda *_: []),
+        mock.patch.multiple(board, figures=report.figures, project=lambda *_: ""),
         mock.patch.object(evaluations, "write_page", lambda path, _: path),
     ):
         yield

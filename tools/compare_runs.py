@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 RESAMPLES = 2000
@@ -67,14 +67,18 @@ def compared(arguments: argparse.Namespace) -> dict:
     _known(arguments.set, sets, "set")
     measures = list(dict.fromkeys(m for found in results.values() for m in _measures(found)))
     _known(arguments.measure, measures, "measure")
+    abouts = {name: load_about(folder) for name, folder in folders.items()}
     about: dict[str, dict] = {}
-    for folder in folders.values():
-        about = {**load_about(folder), **{k: v for k, v in about.items() if v}}
+    for found in abouts.values():
+        about = {**found, **{k: v for k, v in about.items() if v}}
     table = {}
     for name in arguments.set or sets:
         parts = dict.fromkeys(part for found in results.values() for part in found.get(name, {}))
         each = {model: found.get(name, {}) for model, found in results.items()}
-        table[name] = {part: _part({m: found.get(part) for m, found in each.items()}, arguments) for part in parts}
+        told = {model: found.get(name, {}) for model, found in abouts.items()}
+        table[name] = {
+            part: _part({m: found.get(part) for m, found in each.items()}, told, arguments) for part in parts
+        }
     return {
         "runs": {name: str(folder) for name, folder in folders.items()},
         "against": next(iter(folders)),
@@ -82,6 +86,7 @@ def compared(arguments: argparse.Namespace) -> dict:
         "seed": arguments.seed,
         **_adjusted(table),
         "about": {name: about.get(name, {}) for name in table},
+        "remarks": _remarks(abouts, results, table),
         "sets": table,
     }
 
@@ -120,7 +125,7 @@ def as_text(found: dict) -> str:
                 lower = any((figure or {}).get("better") == "lower" for figure in row["values"].values())
                 lines.append(f"| {measure}{' (lower is better)' if lower else ''} | {' | '.join(cells)} |")
             lines += ["", *(f"not paired: {', '.join(m)} of {why}" for why, m in reasons.items()), ""]
-    return "\n".join([*lines, *_last_words(found)])
+    return "\n".join([*lines, *found["remarks"], *_last_words(found)])
 
 
 def _last_words(found: dict) -> list[str]:
@@ -137,7 +142,32 @@ def _last_words(found: dict) -> list[str]:
     ]
 
 
-def _part(each: Mapping[str, dict | None], arguments: argparse.Namespace) -> dict[str, dict]:
+def _remarks(abouts: Mapping[str, dict], results: Mapping[str, dict], sets: Collection[str]) -> list[str]:
+    """A sentence for each run whose pictures could not be compared with the first one's."""
+    from recognition.evaluation.gains import unlike_data
+
+    first, *others = abouts
+    remarks = []
+    for other in others:
+        old, new = abouts[first], abouts[other]
+        unsure = [
+            name
+            for name in sets
+            if name in results[first] and name in results[other]
+            if not ("images" in old.get(name, {}) and "images" in new.get(name, {}))
+            if not unlike_data(old.get(name, {}), new.get(name, {}))
+        ]
+        if unsure:
+            remarks.append(
+                f"{other} and {first} on {', '.join(unsure)}: older results tell no fingerprint of the pictures, so "
+                "that they are the same is only known as far as pairs and probes are alike; evaluate again to be sure"
+            )
+    return remarks
+
+
+def _part(
+    each: Mapping[str, dict | None], abouts: Mapping[str, dict], arguments: argparse.Namespace
+) -> dict[str, dict]:
     from recognition.evaluation import gains
 
     first, *others = each
@@ -147,15 +177,13 @@ def _part(each: Mapping[str, dict | None], arguments: argparse.Namespace) -> dic
     for other in others:
         old, new = each[first], each[other]
         lacks = next((name for name in (first, other) if each[name] is None), None)
-        why = f"{lacks} has no such part" if lacks else gains.unlike(old, new)  # type: ignore[arg-type]
+        why = f"{lacks} has no such part" if lacks else gains.unlike_data(abouts[first], abouts[other])
+        why = why or gains.unlike(old, new)  # type: ignore[arg-type]
         kept = [{k: v for k, v in (p or {}).items() if k in wanted or k == "items"} for p in (old, new)]
         found = {} if why else gains.gains(*kept, arguments.resamples, arguments.seed)
         for measure in wanted:
-            own = "a threshold is each model's own, and no better for being higher"
-            untold = own if measure.startswith("threshold@") else "no item tells it pair by pair or probe by probe"
-            gain: dict = {"not_paired": why or untold}
-            if not why and not (measure in old and measure in new):  # type: ignore[operator]
-                gain = {"not_paired": "one of the two has no such figure"}
+            untold = "" if why else gains.untold(measure, old, new)  # type: ignore[arg-type]
+            gain: dict = {"not_paired": why or untold or "it is no mean over its items"}
             if measure in found:
                 lo, hi = found[measure]["lo"], found[measure]["hi"]
                 gain = {**found[measure], "excludes_zero": lo is not None and (lo > 0 or hi < 0)}

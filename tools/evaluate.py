@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = chosen_config(arguments)
         (_compare_scorers if arguments.edc else _evaluate)(arguments, config)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if speaks:
             print(f"{arguments.model}: {error}", file=sys.stderr)
         return 2
@@ -141,7 +141,7 @@ def _evaluate(arguments: argparse.Namespace, config: dict) -> None:
         kind = f"evaluation/{arguments.protocol or ''}".rstrip("/") if changed else "report"
         folder = Path(arguments.output or _folder(Path(arguments.model), kind))
         for name, found in results.items():
-            save_results(folder / name, found, about(sets))
+            save_results(folder / name, found, about(sets, config.evaluation))
         if "before" not in results and not changed and (folder / "before" / "results.json").is_file():
             results = {"before": load_results(folder / "before"), **results}
         print(report(results))
@@ -182,7 +182,7 @@ def _is_run(arguments: argparse.Namespace) -> bool:
 
 def _folder(path: Path, name: str) -> Path:
     run = settings.run_of(path)
-    return run / name if run == path else run / "evaluation" / path.name
+    return run / name if run == path else run / "evaluation" / path.name / name.partition("/")[2]
 
 
 def _load(path: str, config: dict, base: bool):

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from recognition.data.pairs import PairSet
 from recognition.evaluation import measures
-from recognition.evaluation.protocol import Asked, Looked, Rules, View
+from recognition.evaluation.identification import search_closed
+from recognition.evaluation.protocol import ITEMS, Asked, Looked, Rules, View
 from recognition.evaluation.thresholds import thresholds
 from recognition.evaluation.verification import pair_scores
 from recognition.types import IMAGE_SIZE
 
-BLOCK = 1 << 15  # pairs scored at once
+BLOCK = 1 << 12  # pairs scored at once
 MOST_FOR_THRESHOLDS = 20_000  # images whose pairs of strangers are all compared: 10 s of one core at 512 numbers
 PAIR_RULES = Rules(
     gallery="the first image of a pair; a part A-B shows it at A pixels and the second, the probe, at B",
@@ -88,10 +89,11 @@ class Compared:
     def _compare(self, gallery: Side, probe: Side, asked: Asked) -> dict:
         if self.pairs is None:
             items = {"probe": self.probe, **probe.seen("")}
-            labels = self.probe_labels, self.gallery_labels
-            return measures.identification(
-                probe.embedding, labels[0], gallery.embedding, labels[1], asked, {**items, "gallery": self.gallery}
+            found = search_closed(
+                probe.embedding, self.probe_labels, gallery.embedding, self.gallery_labels, asked.ranks
             )
+            part = measures.closed_set(found, self.probe_labels, asked, items)
+            return {**part, "gallery": len(gallery), ITEMS: {**part[ITEMS], "gallery": self.gallery}}
         items = {"first": self.gallery, "second": self.probe, **gallery.seen("_1"), **probe.seen("_2")}
         return measures.verification(pair_scores_of(gallery, probe), self.pairs.same, asked, self.folds, items)
 
@@ -116,10 +118,8 @@ class Side:
         return self._looked.embedding[self._rows[block]]
 
     def seen(self, ending: str) -> dict[str, np.ndarray]:
-        """Quality and gate of each image, for the items; a scorer of several scores has no one quality."""
-        score, gate = self._looked.score, self._looked.gate
-        found = {"gate": gate, "quality": score if score is not None and score.ndim == 1 else None}
-        return {f"{name}{ending}": values[self._rows] for name, values in found.items() if values is not None}
+        """Quality and gate of each image, for the items."""
+        return measures.quality_of(self._looked, self._rows, ending)
 
 
 def pair_scores_of(gallery: Side, probe: Side) -> np.ndarray:

@@ -20,7 +20,7 @@ from recognition.data.decode import decode
 from recognition.data.degrade import level_of, low_res
 from recognition.data.landmarks import mirrored
 from recognition.data.pairs import RecordImages
-from recognition.distributed import World, all_reduce_sum, gather
+from recognition.distributed import World, gather, gather_json
 from recognition.evaluation.protocol import Looked, View
 from recognition.types import IMAGE_SIZE
 
@@ -87,33 +87,57 @@ def look_at(
     share = -(-len(rows) // world.world_size)
     # every process takes as many: the last ones of some repeat the last image, and are cut off below
     mine = rows[np.minimum(np.arange(share) * world.world_size + world.global_rank, len(rows) - 1)]
-    local: dict[str, Tensor] = {}  # filled in place: a list of batches and their sum would be all of them twice
-    done, points = 0, _landmarks(model, images, mine)
+    local, alone, problem = {}, None, ""
     # no inference_mode: a tensor that a model caches in its first forward has to serve training afterwards
     with evaluating(model), torch.no_grad():
-        for pixels in decoded(images, mine, batch_size, world.is_main):
-            pixels = pixels.to(world.device, non_blocking=True)
-            if view.side != IMAGE_SIZE:
-                pixels = low_res(pixels, view.side)
-            for image in normalise(pixels).split(batch_size if world.device.type != "cpu" else CPU_BATCH):
-                here = None if points is None else points[done : done + len(image)].to(world.device)
-                seen = _embed(model, image, view.side, here)
-                if flip != "none":
-                    there = None if here is None else mirrored(here)
-                    other = _embed(model, image.flip(3), view.side, there)["embedding"]
-                    own = seen["embedding"]
-                    seen["embedding"] = own + other if flip == "sum" else torch.cat([own, other], 1)
-                if gates is not None and "gate" in seen:
-                    gates.see(seen["gate"])
-                for key, value in seen.items():
-                    if key not in local:
-                        local[key] = value.new_empty(share, *value.shape[1:])
-                    local[key][done : done + len(image)] = value
-                done += len(image)
-        whole = {key: _in_order(local.pop(key), world, len(rows)) for key in [*local]}
-        alone = _time(model, images, view, world) if view.timed else None
+        try:
+            local = _look(model, images, mine, view.side, flip, batch_size, world, gates)
+            alone = _time(model, images, view, world) if view.timed and world.is_main else None
+        except (OSError, ValueError) as error:  # a picture that does not decode: nobody is to wait for this process
+            if world.world_size == 1:
+                raise
+            problem = str(error)
+    if problem := next(filter(None, gather_json(problem)), ""):
+        raise ValueError(problem)
+    whole = {key: _in_order(local.pop(key), world, len(rows)) for key in [*local]}
+    if view.timed:
+        alone = np.array(gather_json(None if alone is None else alone.tolist())[0])
     score, gate = (whole[key].cpu().numpy() if key in whole else None for key in ("score", "gate"))
     return Looked(whole["embedding"], score, gate, alone)
+
+
+def _look(
+    model: Embedder,
+    images: Sequence[bytes],
+    rows: np.ndarray,
+    side: int,
+    flip: str,
+    batch_size: int,
+    world: World,
+    gates: GateRange | None,
+) -> dict[str, Tensor]:
+    """What the model makes of this process's images: embedding (n, D), and of a gated one score and gate."""
+    local: dict[str, Tensor] = {}  # filled in place: a list of batches and their sum would be all of them twice
+    done, points = 0, _landmarks(model, images, rows)
+    for pixels in decoded(images, rows, batch_size, world.is_main):
+        pixels = pixels.to(world.device, non_blocking=True)
+        if side != IMAGE_SIZE:
+            pixels = low_res(pixels, side)
+        for image in normalise(pixels).split(batch_size if world.device.type != "cpu" else CPU_BATCH):
+            here = None if points is None else points[done : done + len(image)].to(world.device)
+            seen = _embed(model, image, side, here)
+            if flip != "none":
+                there = None if here is None else mirrored(here)
+                own, other = seen["embedding"], _embed(model, image.flip(3), side, there)["embedding"]
+                seen["embedding"] = own + other if flip == "sum" else torch.cat([own, other], 1)
+            if gates is not None and "gate" in seen:
+                gates.see(seen["gate"])
+            for key, value in seen.items():
+                if key not in local:
+                    local[key] = value.new_empty(len(rows), *value.shape[1:])
+                local[key][done : done + len(image)] = value
+            done += len(image)
+    return local
 
 
 def _in_order(local: Tensor, world: World, count: int) -> Tensor:
@@ -141,21 +165,18 @@ def _embed(model: Embedder, image: Tensor, side: int, landmarks: Tensor | None) 
 
 
 def _time(model: Embedder, images: Sequence[bytes], view: View, world: World) -> np.ndarray:
-    """Milliseconds (timed,) of single images, decoded already, by the main process; after one that warms up."""
+    """Milliseconds (timed,) of single images, decoded already; after one that warms up."""
     chosen = view.rows[np.linspace(0, len(view.rows) - 1, min(view.timed, len(view.rows))).astype(np.int64)]
-    taken = torch.zeros(len(chosen), dtype=torch.float64, device=world.device)
-    if world.is_main:
-        points = _landmarks(model, images, chosen)
-        first = True
-        for n, pixels in enumerate(decoded(images, chosen, 1, False)):
-            image = normalise(low_res(pixels.to(world.device), view.side) if view.side != IMAGE_SIZE else pixels)
-            here = None if points is None else points[n : n + 1].to(world.device)
-            for _ in range(1 + first):
-                began = time.perf_counter()
-                _embed(model, image.to(world.device), view.side, here)["embedding"].sum().item()
-                taken[n] = 1000 * (time.perf_counter() - began)
-            first = False
-    return all_reduce_sum(taken).cpu().numpy()
+    points, taken = _landmarks(model, images, chosen), np.zeros(len(chosen))
+    for n, pixels in enumerate(decoded(images, chosen, 1, False)):
+        pixels = pixels.to(world.device)
+        image = normalise(low_res(pixels, view.side) if view.side != IMAGE_SIZE else pixels)
+        here = None if points is None else points[n : n + 1].to(world.device)
+        for _ in range(1 + (n == 0)):
+            began = time.perf_counter()
+            _embed(model, image, view.side, here)["embedding"].sum().item()
+            taken[n] = 1000 * (time.perf_counter() - began)
+    return taken
 
 
 @contextlib.contextmanager

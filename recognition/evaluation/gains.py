@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 
 import numpy as np
 
@@ -11,10 +12,16 @@ from recognition.evaluation import delong, intervals
 from recognition.evaluation.measures import by_fold
 from recognition.evaluation.openset import resample_tpir
 from recognition.evaluation.protocol import ITEMS
+from recognition.evaluation.protocols import PROTOCOLS
 
 # arrays that two results of the same items have alike
 PAIRS = ("same", "fold", "first", "second", "person_1", "person_2", "template_1", "template_2")
+UNITS = ("person", "template")  # that pairs may share
 PROBES = ("person", "probe", "gallery", "unmated_person", "unmated_probe")
+POSITIONS = ("first", "second", "probe", "gallery", "unmated_probe")  # of these: positions among a folder's pictures
+ASIDE = ("low_res", "counts")  # settings that may differ: parts tell resolutions, and a check of counts counts nothing
+MOVED = " (the folders may hold other pictures, which moves the positions of those after them)"
+About = Mapping[str, Mapping]
 Gain = dict[str, float | str | None]
 
 
@@ -23,24 +30,28 @@ def compare(
     after: Mapping[str, Mapping[str, dict]],
     resamples: int = 1000,
     seed: int = 0,
+    abouts: tuple[About, About] = ({}, {}),
 ) -> dict[str, dict[str, dict[str, Gain]]]:
     """after - before, paired on the same items: {set: {part: {measure: {"value", "lo", "hi", "p", "unit"}}}}.
 
-    Covers the measures that both results hold and that gains() can pair. ValueError where a set's items differ.
+    Covers the measures that both results hold and that gains() can pair. abouts: as load_about gives them, by set.
+    ValueError where a set's data or items differ.
     """
     found: dict[str, dict[str, dict]] = {}
     for name in (n for n in before if n in after):
         for part in (p for p in before[name] if p in after[name]):
             old, new = before[name][part], after[name][part]
-            if why := unlike(old, new):
+            if why := unlike_data(*(about.get(name, {}) for about in abouts)) or unlike(old, new):
                 raise ValueError(f"{name}/{part}: the two results are not of the same items ({why})")
             found.setdefault(name, {})[part] = gains(old, new, resamples, seed)
     return found
 
 
 def unlike(old: Mapping, new: Mapping) -> str:
-    """Why two parts cannot be paired, in words; "" where they can."""
+    """Why two parts cannot be paired by their items, in words; "" where they can."""
     before, after = old.get(ITEMS, {}), new.get(ITEMS, {})
+    if not before and not after:
+        return "neither was kept with items, pair by pair or probe by probe"
     if not before or not after:
         return "one of them was kept without its items"
     for key in PAIRS + PROBES:
@@ -49,31 +60,88 @@ def unlike(old: Mapping, new: Mapping) -> str:
             if sizes[0] != sizes[1]:
                 return f"'{key}' differs: {sizes[0]} items against {sizes[1]}"
             if not np.array_equal(before[key], after[key]):
-                return f"'{key}' differs"
+                return f"'{key}' differs" + (MOVED if key in POSITIONS else "")
     for key in ("score", "position"):
         if (key in before) != (key in after) or np.shape(before.get(key)) != np.shape(after.get(key)):
             return f"'{key}' is {np.shape(before.get(key))} against {np.shape(after.get(key))}"
     return ""
 
 
+def unlike_data(before: Mapping, after: Mapping) -> str:
+    """Why two results of a set were not made of the same data in the same way, in words; "" where nothing says so.
+
+    before, after: what results.about tells of the set. Paths count by their last part, so that data may lie elsewhere;
+    what one of them does not tell is not compared.
+    """
+    kinds = before.get("protocol"), after.get("protocol")
+    if all(kinds) and kinds[0] != kinds[1]:
+        return f"one was evaluated by the protocol '{kinds[0]}', the other by '{kinds[1]}'"
+    if "settings" in before and "settings" in after:
+        default = PROTOCOLS.defaults(kinds[0]) if kinds[0] in PROTOCOLS.names() else {}
+        both = [
+            {key: _named(value) for key, value in {**default, **one["settings"]}.items()} for one in (before, after)
+        ]
+        for key in (key for key in dict.fromkeys([*both[0], *both[1]]) if key not in ASIDE):
+            if both[0].get(key) != both[1].get(key):
+                return f"the set's {key} is {both[0].get(key)!r} against {both[1].get(key)!r}"
+    flips = [one.get("rules", {}).get("flip") for one in (before, after)]
+    if all(flips) and flips[0] != flips[1]:
+        return f"mirrored faces: '{flips[0]}' against '{flips[1]}'"
+    images = [one.get("images") for one in (before, after)]
+    if all(images) and images[0] != images[1]:
+        counts = [one["count"] for one in images]
+        told = f"{counts[0]} against {counts[1]}" if counts[0] != counts[1] else "their fingerprints differ"
+        return f"the pictures are others: {told}"
+    return ""
+
+
+def _named(value: object) -> object:
+    """A setting with paths by their last part."""
+    if isinstance(value, list | tuple):
+        return [_named(one) for one in value]
+    return PurePath(value).name if isinstance(value, str) else value
+
+
 def gains(old: Mapping, new: Mapping, resamples: int = 1000, seed: int = 0, only: str = "") -> dict[str, Gain]:
     """Differences of two parts on the same items: {measure: {"value", "lo", "hi", "p", "unit"}}.
 
     accuracy, tar@F, fnmr@F, auc, eer (up to LARGE pairs), rank-K, map and tpirK@F where both parts have them and the
-    items for them; others cannot be paired. unit is what was drawn: "pair", "person" (both of a pair, where items say
-    who they are) or "template". p is two-sided: of the paired bootstrap, and so at least 2 / (resamples + 1); DeLong's
-    for auc.
+    items for them; of others untold() tells why not. unit is what was drawn: "pair", "person" (both of a pair, where
+    items say who they are) or "template". p is two-sided: of the paired bootstrap, and so at least 2 / (resamples + 1);
+    DeLong's for auc, which is told, as eer is, where pairs are independent only.
     only: a measure, or the beginning of several. The items must be alike: see unlike().
     """
     found = {}
     for key in (k for k in old if k in new and k.startswith(only)):
-        way = next((way for pattern, way in WAYS.items() if re.fullmatch(pattern, key)), None)
-        if way is None or None in (value_of(old[key]), value_of(new[key])):
-            continue
-        gain = way(key, old, new, {"resamples": resamples, "seed": seed})
+        gain = None if untold(key, old, new) else _way(key)[0](key, old, new, {"resamples": resamples, "seed": seed})
         if gain is not None:
             found[key] = gain
     return found
+
+
+def untold(key: str, old: Mapping, new: Mapping) -> str:
+    """Why gains() cannot tell the difference of a measure of two parts, in words; "" where it can or has to try."""
+    if key not in old or key not in new:
+        return "one of the two has no such figure"
+    if None in (value_of(old[key]), value_of(new[key])):
+        return "one of the two has no value"
+    if key.startswith("threshold@"):
+        return "a threshold is each model's own, and no better for being higher"
+    way, items = _way(key)
+    if way is None:
+        return "no paired difference is known for this figure"
+    lacking = [item for item in items if item not in old.get(ITEMS, {}) or item not in new.get(ITEMS, {})]
+    if lacking:
+        return f"the results hold no {' and '.join(lacking)} item by item"
+    if way in (_auc, _eer) and any(f"{unit}_1" in old[ITEMS] for unit in UNITS):
+        return "its pairs share people or templates, and its difference is only known for pairs of their own"
+    if way is _eer and len(old[ITEMS]["same"]) > intervals.LARGE:
+        return f"there are more than {intervals.LARGE:,} pairs"
+    return ""
+
+
+def _way(key: str) -> tuple[Callable | None, tuple[str, ...]]:
+    return next((way for pattern, way in WAYS.items() if re.fullmatch(pattern, key)), (None, ()))
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -112,17 +180,13 @@ def _of_mean(
 
 def _accuracy(key: str, old: Mapping, new: Mapping, bootstrap: Bootstrap) -> Gain | None:
     before, after = old[ITEMS], new[ITEMS]
-    if not {"correct", "fold"} <= before.keys() & after.keys():
-        return None
     return _of_mean(key, old, new, by_fold(after) - by_fold(before), None, bootstrap)
 
 
 def _tar(key: str, old: Mapping, new: Mapping, bootstrap: Bootstrap) -> Gain | None:
     before, after = old[ITEMS], new[ITEMS]
-    if not {"score", "same"} <= before.keys() & after.keys():
-        return None
     far, scores = float(key.rpartition("@")[2]), (before["score"], after["score"])
-    for unit in ("person", "template"):
+    for unit in UNITS:
         if {f"{unit}_1", f"{unit}_2"} <= before.keys():
             both = before["same"], before[f"{unit}_1"], before[f"{unit}_2"], far
             drawn = [intervals.resample_tar_by_group(model, *both, **bootstrap) for model in scores]
@@ -137,16 +201,12 @@ def _fnmr(key: str, old: Mapping, new: Mapping, bootstrap: Bootstrap) -> Gain | 
 
 def _eer(key: str, old: Mapping, new: Mapping, bootstrap: Bootstrap) -> Gain | None:
     before, after = old[ITEMS], new[ITEMS]
-    if not {"score", "same"} <= before.keys() & after.keys() or len(before["same"]) > intervals.LARGE:
-        return None
     drawn = [intervals.resample_eer(one["score"], one["same"], paired=True, **bootstrap) for one in (before, after)]
     return _gain(key, old, new, drawn[1] - drawn[0], "pair")
 
 
 def _auc(key: str, old: Mapping, new: Mapping, bootstrap: Bootstrap) -> Gain | None:
     before, after = old[ITEMS], new[ITEMS]
-    if not {"score", "same"} <= before.keys() & after.keys():
-        return None
     return {**delong.difference(before["score"], after["score"], before["same"]), "unit": "pair"}
 
 
@@ -163,17 +223,12 @@ def _by_person(
     key: str, old: Mapping, new: Mapping, bootstrap: Bootstrap, item: str, take: Callable[[np.ndarray], np.ndarray]
 ) -> Gain | None:
     before, after = old[ITEMS], new[ITEMS]
-    if not {item, "person"} <= before.keys() & after.keys():
-        return None
     gain = take(after[item]).astype(np.float64) - take(before[item])
     return _of_mean(key, old, new, gain, before["person"], bootstrap)
 
 
 def _tpir(key: str, old: Mapping, new: Mapping, bootstrap: Bootstrap) -> Gain | None:
     both = old[ITEMS], new[ITEMS]
-    wanted = {"position", "mate_similarity", "person", "unmated_similarity", "unmated_person"}
-    if not all(wanted <= one.keys() for one in both):
-        return None
     rank, fpir = key.removeprefix("tpir").split("@")
     drawn = [
         resample_tpir(
@@ -189,13 +244,15 @@ def _tpir(key: str, old: Mapping, new: Mapping, bootstrap: Bootstrap) -> Gain | 
 
 
 NUMBER = r"[0-9.]+(e-?[0-9]+)?"
-WAYS = {
-    r"accuracy": _accuracy,
-    rf"tar@{NUMBER}": _tar,
-    rf"fnmr@{NUMBER}": _fnmr,
-    r"auc": _auc,
-    r"eer": _eer,
-    r"rank-[0-9]+": _rank,
-    r"map": _mean_precision,
-    rf"tpir[0-9]+@{NUMBER}": _tpir,
+SCORED = ("score", "same")
+WATCHED = ("position", "mate_similarity", "person", "unmated_similarity", "unmated_person")
+WAYS = {  # by measure: how its difference is told, and the items that it takes
+    r"accuracy": (_accuracy, ("correct", "fold")),
+    rf"tar@{NUMBER}": (_tar, SCORED),
+    rf"fnmr@{NUMBER}": (_fnmr, SCORED),
+    r"auc": (_auc, SCORED),
+    r"eer": (_eer, SCORED),
+    r"rank-[0-9]+": (_rank, ("position", "person")),
+    r"map": (_mean_precision, ("precision", "person")),
+    rf"tpir[0-9]+@{NUMBER}": (_tpir, WATCHED),
 }

@@ -51,6 +51,31 @@ def identify(
     people; best (Q,), similarity (Q,) and mate_similarity (Q,) of `Search`, and precision (Q,) if asked for.
     ValueError for embeddings that are NaN, infinite or zero, unmated probes, and a rank outside 1 .. G.
     """
+    found = search_closed(probe, probe_labels, gallery, gallery_labels, ranks, unmated=unmated, precision=precision)
+    return {
+        "rates": rank_rates(found.position, ranks),
+        "position": found.position,
+        "probes": len(found.position),
+        "gallery": len(gallery_labels),
+        "people": len(np.unique(as_array(probe_labels))),
+        "best": found.best,
+        "similarity": found.similarity,
+        "mate_similarity": found.mate_similarity,
+        **({"precision": found.precision} if precision else {}),
+    }
+
+
+def search_closed(
+    probe: ArrayLike | Tensor,
+    probe_labels: ArrayLike | Tensor,
+    gallery: ArrayLike | Tensor,
+    gallery_labels: ArrayLike | Tensor,
+    ranks: Sequence[int],
+    *,
+    unmated: str = "error",
+    precision: bool = False,
+) -> Search:
+    """What `identify` finds, whose arguments and errors these are."""
     asked, stored = (as_array(labels).astype(np.int64) for labels in (probe_labels, gallery_labels))
     if np.shape(probe)[:1] != asked.shape or np.shape(gallery)[:1] != stored.shape or not len(asked):
         raise ValueError(
@@ -66,18 +91,7 @@ def identify(
             f"{asked[lonely[0]]}: closed-set rates need one each (unmated='miss' counts them as never found)"
         )
     check_ranks(ranks, len(stored))
-    found = search(probe, asked, unit_float32(gallery), stored, precision=precision)
-    return {
-        "rates": rank_rates(found.position, ranks),
-        "position": found.position,
-        "probes": len(asked),
-        "gallery": len(stored),
-        "people": len(np.unique(asked)),
-        "best": found.best,
-        "similarity": found.similarity,
-        "mate_similarity": found.mate_similarity,
-        **({"precision": found.precision} if precision else {}),
-    }
+    return search(probe, asked, unit_float32(gallery), stored, precision=precision)
 
 
 def check_ranks(ranks: Sequence[int], gallery: int) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from recognition.evaluation import delong, intervals
-from recognition.evaluation.identification import identify
-from recognition.evaluation.protocol import ITEMS, Asked
+from recognition.evaluation.identification import Search, rank_rates
+from recognition.evaluation.protocol import ITEMS, Asked, Looked
 from recognition.evaluation.verification import verify_scores
 
 
@@ -58,31 +58,43 @@ def verification(
     }
 
 
-def identification(
-    probe: ArrayLike,
-    probe_labels: np.ndarray,
-    gallery: ArrayLike,
-    gallery_labels: np.ndarray,
-    asked: Asked,
-    items: Mapping[str, np.ndarray] | None = None,
-    unmated: str = "error",
+def closed_set(
+    found: Search, person: np.ndarray, asked: Asked, items: Mapping[str, np.ndarray], chosen: np.ndarray | None = None
 ) -> dict:
-    """One part's results of closed-set identification: rank-K by person, counts, and items. Arguments as identify."""
-    found = identify(probe, probe_labels, gallery, gallery_labels, asked.ranks, unmated=unmated)
-    kept = {"position": found["position"], "person": np.asarray(probe_labels)}
-    measures = {
-        f"rank-{k}": measure(
-            rate,
-            intervals.resample_mean,
-            found["position"] <= k,
-            groups=probe_labels,
-            asked=asked,
-            trials=found["people"],
-        )
-        for k, rate in found["rates"].items()
+    """One part's results of a search: rank-K, map where precision was computed, probes, people and items; by person.
+
+    person: (Q,) ids. items: more arrays per probe to keep. chosen: positions of the probes that count; None = all.
+    """
+    chosen = np.arange(len(person)) if chosen is None else chosen
+    kept = {"position": found.position, "person": person, "best": found.best, "similarity": found.similarity}
+    kept |= {"mate_similarity": found.mate_similarity, **items}
+    if found.precision is not None:
+        kept["precision"] = found.precision
+    kept = {name: values[chosen] for name, values in kept.items()}
+    people = len(np.unique(kept["person"]))
+
+    def mean(value: float, values: np.ndarray) -> dict:
+        return measure(value, intervals.resample_mean, values, groups=kept["person"], asked=asked, trials=people)
+
+    position = kept["position"]
+    measures = {f"rank-{k}": mean(rate, position <= k) for k, rate in rank_rates(position, asked.ranks).items()}
+    if found.precision is not None:
+        measures["map"] = mean(float(kept["precision"].mean()), kept["precision"])
+    return {**measures, "probes": len(chosen), "people": people, ITEMS: kept}
+
+
+def quality_of(looked: Looked, at: np.ndarray, ending: str = "") -> dict[str, np.ndarray]:
+    """Quality and gate of images for the items; a scorer of several scores has no one quality.
+
+    at: (n,) positions among the images looked at; -1 for a failure, whose values are NaN. ending: of the items' names.
+    """
+    single = looked.score is not None and looked.score.ndim == 1
+    known = {"gate": looked.gate, "quality": looked.score if single else None}
+    return {
+        f"{name}{ending}": np.where(at < 0, np.float32(np.nan), values[at])
+        for name, values in known.items()
+        if values is not None
     }
-    kept |= {key: found[key] for key in ("best", "similarity", "mate_similarity")}
-    return {**measures, **{k: found[k] for k in ("probes", "gallery", "people")}, ITEMS: {**kept, **(items or {})}}
 
 
 def threshold_table(found: Mapping[str, object]) -> dict[str, dict]:

@@ -70,13 +70,14 @@ class Protocol(typing.Protocol):
     images: Sequence[bytes]  # encoded; where(i), if there, names image i in messages
     views: Mapping[str, View]
 
-    def measure(self, looked: Mapping[str, Looked], asked: Asked) -> dict[str, dict]:
+    def measure(self, looked: dict[str, Looked], asked: Asked) -> dict[str, dict]:
         """What came of it, by part, such as a distance or a resolution: {part: {measure: {"value", "lo", "hi"}, ...}}.
 
-        looked: by the name of the view. A measure is a share, or has a "unit"; it says "better": "lower" where less is
-        better, as of errors; lo and hi are its 95 % interval, None where none can be told. Beside measures a part may
-        have counts (int) and curves (dict of lists), and under "items" arrays from which paired differences are
-        computed. Part names hold no slash.
+        looked: by the name of the view; whoever measures may take views out of it, since embeddings are the largest
+        thing in memory. A measure is a share, or has a "unit"; it says "better": "lower" where less is better, as of
+        errors; lo and hi are its 95 % interval, None where none can be told. Beside measures a part may have counts
+        (int) and curves (dict of lists), and under "items" arrays from which paired differences are computed. Part
+        names hold no slash.
         """
 
 

@@ -189,11 +189,16 @@ def _signed(gains: dict[str, dict]) -> dict[str, dict]:
     """The same results, whose cells are to be written with their sign."""
     return {
         model: {
-            name: {side: {k: {**m, "signed": True} for k, m in ms.items()} for side, ms in sides.items()}
+            name: {side: {k: _signed_cell(m) for k, m in ms.items()} for side, ms in sides.items()}
             for name, sides in results.items()
         }
         for model, results in gains.items()
     }
+
+
+def _signed_cell(gain: dict) -> dict:
+    """What a gain's own "unit" says is what was drawn, and none of the figure."""
+    return {**{end: gain[end] for end in ("value", "lo", "hi")}, "signed": True}
 
 
 def _cell(measure: dict | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,25 +11,39 @@ from pathlib import Path
 
 import numpy as np
 
-from recognition.evaluation.protocol import ITEMS, EvaluationSet
+from recognition.evaluation.protocol import ITEMS, EvaluationSet, Protocol
+from recognition.evaluation.sets import DEFAULTS
 from recognition.files import replacing
 
 FORMAT = "lrface.results/1"
 RESULTS, ARRAYS = "results.json", "items.npz"
 HUGE = 1_000_000  # items from which on arrays are stored as float32 and int32
+SAMPLE = 64  # images of a set that its fingerprint is taken of
+FLIPPED = ("none", "each picture and its mirror image: raw sum of both embeddings")  # by evaluation.flip
 PACKED = 1 << 26  # bytes up to which arrays are compressed; scores hardly shrink, and take seconds to try
 
 
-def about(sets: Sequence[EvaluationSet]) -> dict[str, dict]:
-    """What was evaluated, by set: {"protocol": kind, "rules": {...}, "settings": {...}}, ready for JSON."""
+def about(sets: Sequence[EvaluationSet], settings: dict | None = None) -> dict[str, dict]:
+    """What was evaluated, by set, ready for JSON: {"protocol": kind, "rules", "settings", "images"}.
+
+    settings: the section config.evaluation, which says what becomes of mirrored faces where a protocol does not; None =
+    unknown. images: {"count": of those looked at, "sha256": of up to SAMPLE of them, encoded}, read here.
+    """
+    flip = "" if settings is None else flip_words(settings)
     return {
         one.name: {
             "protocol": one.kind,
-            "rules": dataclasses.asdict(one.protocol.rules),
+            "rules": (rules := dataclasses.asdict(one.protocol.rules)) | {"flip": rules["flip"] or flip},
             "settings": json.loads(json.dumps(dict(one.settings), default=_plain)),
+            "images": _fingerprint(one.protocol),
         }
         for one in sets
     }
+
+
+def flip_words(settings: dict) -> str:
+    """What the section config.evaluation says about mirrored faces, as Rules.flip does."""
+    return FLIPPED[bool(settings.get("flip", DEFAULTS["flip"]))]
 
 
 def save_results(
@@ -90,6 +105,26 @@ def load_about(folder: str | Path) -> dict[str, dict]:
 def load_model(folder: str | Path) -> dict[str, object]:
     """What was said about the model when the results were saved; may be empty."""
     return _read(Path(folder)).get("model", {})
+
+
+def _fingerprint(protocol: Protocol) -> dict[str, int | str]:
+    """Of the images that views show: others in the same folder make no difference."""
+    rows = np.unique(np.concatenate([view.rows for view in protocol.views.values()]))
+    digest = hashlib.sha256()
+    for row in rows[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64)].tolist():
+        encoded = _stored(protocol.images, row)
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return {"count": len(rows), "sha256": digest.hexdigest()}
+
+
+def _stored(images: Sequence[bytes], row: int) -> bytes:
+    """The file's own bytes, below sequences that align or reduce their `images`: OpenCV's versions differ in a digit.
+
+    Such a sequence has the positions of its images among those below under `rows`, or the same.
+    """
+    while hasattr(images, "images"):
+        row, images = int(images.rows[row]) if hasattr(images, "rows") else row, images.images
+    return images[row]
 
 
 def _read(folder: Path) -> dict:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from recognition.evaluation import intervals
-from recognition.evaluation.identification import Search, check_ranks, rank_rates, search
+from recognition.evaluation.identification import Search, check_ranks, search
 from recognition.evaluation.listed import MISSED, Listed
-from recognition.evaluation.measures import measure
+from recognition.evaluation.measures import closed_set, quality_of
 from recognition.evaluation.protocol import ITEMS, Asked, Looked, Rules, View
 from recognition.evaluation.unit import unit_float32
 
@@ -56,7 +55,7 @@ class Retrieval:
         counted = np.ones(len(self.probe_labels), bool)
         if self.failures == "exclude":
             counted = ~self.probes.failed & np.isin(self.probe_labels, labels)
-        items = {"probe": self.probes.rows, **quality_of(seen, view, self.probes.rows)}
+        items = {"probe": self.probes.rows, **quality_of(seen, positions(view, self.probes.rows))}
         results = {}
         for name, part in self.parts.items():
             chosen = np.flatnonzero(part & counted)
@@ -71,25 +70,6 @@ class Retrieval:
             }
             results[name][ITEMS]["gallery"] = there
         return results
-
-
-def closed_set(
-    found: Search, person: np.ndarray, asked: Asked, items: Mapping[str, np.ndarray], chosen: np.ndarray
-) -> dict:
-    """rank-K, map where precision was computed, probes, people and items, of the chosen probes; by person."""
-    position, person = found.position[chosen], person[chosen]
-    measures = {
-        f"rank-{k}": measure(rate, intervals.resample_mean, position <= k, groups=person, asked=asked)
-        for k, rate in rank_rates(position, asked.ranks).items()
-    }
-    kept = {"position": position, "person": person, "best": found.best[chosen]}
-    kept |= {"similarity": found.similarity[chosen], "mate_similarity": found.mate_similarity[chosen]}
-    if found.precision is not None:
-        kept["precision"] = found.precision[chosen]
-        mean = float(kept["precision"].mean())
-        measures["map"] = measure(mean, intervals.resample_mean, kept["precision"], groups=person, asked=asked)
-    kept |= {name: values[chosen] for name, values in items.items()}
-    return {**measures, "probes": len(chosen), "people": len(np.unique(person)), ITEMS: kept}
 
 
 def search_listed(
@@ -123,16 +103,6 @@ def search_listed(
     return whole
 
 
-def quality_of(seen: Looked, view: np.ndarray, rows: np.ndarray, ending: str = "") -> dict[str, np.ndarray]:
-    """Quality and gate of the images in these rows, NaN for a failure; a scorer of several scores has no one quality.
-
-    seen: of the images in `view`. ending: of the names in the items.
-    """
-    single = seen.score is not None and seen.score.ndim == 1
-    known = {"gate": seen.gate, "quality": seen.score if single else None}
-    at = np.minimum(np.searchsorted(view, rows), len(view) - 1)
-    return {
-        f"{name}{ending}": np.where(rows < 0, np.float32(np.nan), values[at])
-        for name, values in known.items()
-        if values is not None
-    }
+def positions(view: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Where images, by their rows, stand in a view's rows, (n,); -1 for a failure, which has no row."""
+    return np.where(rows < 0, -1, np.searchsorted(view, rows))

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from iqa import GateRange
 from recognition.distributed import World
 from recognition.evaluation.embed import FLIPS, Embedder, look_at
-from recognition.evaluation.protocol import EvaluationSet
+from recognition.evaluation.protocol import EvaluationSet, Looked
 from recognition.evaluation.sets import asked, open_sets, settings_with_defaults
 from recognition.registry import nearest
 
 
 def evaluate(
-    model: Embedder, settings: dict, world: World, sets: Sequence[EvaluationSet] | None = None
+    model: Embedder,
+    settings: dict,
+    world: World,
+    sets: Sequence[EvaluationSet] | None = None,
+    shown: Callable[[EvaluationSet, Mapping[str, Looked]], None] | None = None,
 ) -> dict[str, dict[str, dict]]:
     """Results of every set at every low resolution: {set: {"112": {...}, "112-14": {...}}}, the same on all processes.
 
     settings: the section config.evaluation. sets: those that open_sets(settings) gave, to open them once only.
+    shown: is shown what the model made of each set's images before they are measured.
     A measure is {"value", "lo", "hi"}, a share with its 95 % bootstrap interval: by pair, or by person for rank-K (null
     where bootstrap is 0). Verification has accuracy, tar@F (also far and threshold), auc, eer, accuracy_std, threshold,
     pairs, genuine, roc; identification has rank-K, probes, gallery, people. "items" holds arrays per pair or probe,
@@ -29,7 +34,7 @@ def evaluate(
     if not sets:
         raise ValueError("evaluation.sets is empty: name at least one set, a dict of name, kind and files")
     gates = GateRange()
-    results = {one.name: _evaluate_set(model, one, settings, world, gates) for one in sets}
+    results = {one.name: _evaluate_set(model, one, settings, world, gates, shown) for one in sets}
     if world.is_main and (warning := gates.warning()):
         warnings.warn(warning, stacklevel=2)
     return results
@@ -68,9 +73,16 @@ def headline(results: dict, figure: str = "") -> float:
 
 
 def _evaluate_set(
-    model: Embedder, one: EvaluationSet, settings: dict, world: World, gates: GateRange
+    model: Embedder,
+    one: EvaluationSet,
+    settings: dict,
+    world: World,
+    gates: GateRange,
+    shown: Callable[[EvaluationSet, Mapping[str, Looked]], None] | None,
 ) -> dict[str, dict]:
     options = {"batch_size": settings["batch_size"], "flip": FLIPS[int(settings["flip"])], "gates": gates}
     views = one.protocol.views.items()
     looked = {key: look_at(model, one.protocol.images, view, world=world, **options) for key, view in views}
+    if shown is not None:
+        shown(one, looked)
     return one.protocol.measure(looked, asked(settings))

@@ -97,7 +97,7 @@ def pool(
         block = _weighted(block, keep_norm, None if weight is None else weight[here]) * share[here, None]
         starts = np.flatnonzero(np.diff(slot[here], prepend=-1))
         totals[slot[here][starts]] += np.add.reduceat(block, starts, axis=0)
-    return unique, unit_rows(totals)
+    return unique, unit_rows(totals, copy=False)
 
 
 def score_pairs(templates: np.ndarray, template_ids: np.ndarray, first: ArrayLike, second: ArrayLike) -> np.ndarray:

@@ -128,6 +128,7 @@ class _Keeper:
     def __init__(self, room: int, share: float, seed: int) -> None:
         self.room, self.share = room, share
         self._cut, self._held = -np.inf, 0
+        self._dropped = False  # something that was shown, and drawn, is not held
         self._kept: list[tuple[Tensor, ...]] = []
         self._generator = np.random.default_rng([seed, room])
 
@@ -138,7 +139,10 @@ class _Keeper:
         else:
             at = torch.from_numpy(self._draw(len(flat))).to(flat.device)
             at = at[flat[at] > self._cut]
-        return at if len(at) <= 2 * self.room else at[self._highest(flat[at])]
+        if len(at) <= 2 * self.room:
+            return at
+        self._dropped = True
+        return at[self._highest(flat[at])]
 
     def add(self, *pairs: Tensor) -> None:
         """pairs: similarity, and the person on either side, (n,) each."""
@@ -148,13 +152,13 @@ class _Keeper:
             whole = self._joined()
             top = self._highest(whole[0])
             self._kept = [tuple(values[top] for values in whole)]
-            self._held, self._cut = self.room, float(self._kept[0][0].min())
+            self._held, self._cut, self._dropped = self.room, float(self._kept[0][0].min()), True
 
     def ranked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
-        """Similarities falling, the people on either side, and whether all pairs are there."""
+        """Similarities falling, the people on either side, and whether all pairs that were drawn are there."""
         score, first, second = (values.numpy() for values in self._joined())
         order = np.argsort(-score, kind="stable")[: self.room]
-        return score[order], first[order], second[order], self._held <= self.room and self._cut == -np.inf
+        return score[order], first[order], second[order], self._held <= self.room and not self._dropped
 
     def _joined(self) -> tuple[Tensor, ...]:
         return tuple(torch.cat(values) for values in zip(*self._kept, strict=True))

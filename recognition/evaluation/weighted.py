@@ -6,6 +6,8 @@ never written out for all pairs: totals come from a table of groups, and thresho
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
@@ -16,18 +18,28 @@ KEPT = 1.3  # times as many impostors are sorted as may pass; the others follow 
 
 
 def group_positions(*ids: ArrayLike) -> tuple[tuple[np.ndarray, ...], int]:
-    """Groups numbered from 0 on, alike in all arrays: int32 arrays and the number of groups. ValueError for shapes."""
+    """Groups numbered from 0 on, alike in all arrays, and how many they are. ValueError for shapes.
+
+    The numbers are signed integers, int32 unless the ids are such numbers already: those are returned, not copied.
+    """
     arrays = [np.asarray(one) for one in ids]
     if len({one.shape for one in arrays}) > 1:
         raise ValueError(f"groups must be one per side of a pair, got {', '.join(str(one.shape) for one in arrays)}")
-    if all(one.dtype.kind in "iu" and one.size for one in arrays):
+    if all(one.dtype.kind in "iu" and np.can_cast(one.dtype, np.int64) and one.size for one in arrays):
         low, high = min(int(one.min()) for one in arrays), max(int(one.max()) for one in arrays)
         if high - low < max(1000, arrays[0].size):  # a table beats sorting tens of millions of ids
             there = np.zeros(high - low + 1, bool)
             for one in arrays:
-                there[one - low] = True
+                for block in _blocks(one.size):
+                    there[one[block].astype(np.int64) - low] = True
+            if low == 0 and there.all() and all(one.dtype.kind == "i" for one in arrays):
+                return tuple(arrays), len(there)
             number = (np.cumsum(there) - 1).astype(np.int32)
-            return tuple(number[one - low] for one in arrays), int(there.sum())
+            found = tuple(np.empty(one.size, np.int32) for one in arrays)
+            for one, named in zip(arrays, found, strict=True):
+                for block in _blocks(one.size):
+                    named[block] = number[one[block].astype(np.int64) - low]
+            return found, int(there.sum())
     names, found = np.unique(np.concatenate(arrays), return_inverse=True)
     return tuple(part.astype(np.int32) for part in np.split(found, len(arrays))), len(names)
 
@@ -35,16 +47,29 @@ def group_positions(*ids: ArrayLike) -> tuple[tuple[np.ndarray, ...], int]:
 class Drawn:
     """Pairs whose weights are drawn: (P,) scores, and the groups of either side as positions in 0 .. groups - 1."""
 
-    def __init__(self, scores: np.ndarray, first: np.ndarray, second: np.ndarray, groups: int) -> None:
-        self.scores, self.first, self.second = scores, first, second
-        inside = first == second
-        self._inside = np.bincount(first[inside], minlength=groups).astype(np.float64)
-        first, second = first[~inside], second[~inside]
-        if len(first) and groups <= DENSE:
-            cell = first.astype(np.int64) * groups + second
-            self._between = np.bincount(cell, minlength=groups**2).reshape(groups, groups).astype(np.float64)
+    def __init__(
+        self, scores: np.ndarray, first: np.ndarray, second: np.ndarray, groups: int, chosen: np.ndarray | None = None
+    ) -> None:
+        """chosen: (P,) bool, the pairs that count; None = all. The arrays are held, not copied."""
+        self.scores, self.first, self.second, self.chosen = scores, first, second, chosen
+        self._inside = np.zeros(groups)
+        dense = groups <= DENSE
+        table = np.zeros(groups**2 if dense else 0)
+        apart: list[tuple[np.ndarray, np.ndarray]] = []
+        for block in _blocks(len(scores)):
+            a, b = (side[block] if chosen is None else side[block][chosen[block]] for side in (first, second))
+            inside = a == b
+            self._inside += np.bincount(a[inside], minlength=groups)
+            a, b = a[~inside], b[~inside]
+            if dense:
+                np.add.at(table, a.astype(np.int64) * groups + b, 1.0)
+            else:
+                apart.append((a, b))
+        if dense:
+            self._between = table.reshape(groups, groups)
         else:
-            self._between = sparse.coo_matrix((np.ones(len(first)), (first, second)), (groups, groups)).tocsr()
+            rows, columns = (np.concatenate(side) for side in zip(*apart, strict=True)) if apart else (first, second)
+            self._between = sparse.coo_matrix((np.ones(len(rows)), (rows, columns)), (groups, groups)).tocsr()
 
     def total(self, counts: np.ndarray) -> np.ndarray:
         """Weight of all pairs, (r,). counts: (groups, r) float64, how often each group was drawn."""
@@ -66,7 +91,7 @@ class Drawn:
 
 
 class Impostors(Drawn):
-    """Impostor pairs, of which the highest are sorted, as many as thresholds have needed so far."""
+    """Impostor pairs, which `chosen` says; the highest are sorted, as many as thresholds have needed so far."""
 
     def failing(self, counts: np.ndarray, totals: np.ndarray, far: np.ndarray) -> np.ndarray:
         """The highest score that may not pass at a FAR, (F, r); -inf where all may.
@@ -74,21 +99,29 @@ class Impostors(Drawn):
         counts: (groups, r). totals: (r,) what total(counts) gave. far: (F,).
         """
         allowed = np.floor(far[:, None] * totals + 1e-9)
-        kept = int(KEPT * float(far.max()) * len(self.scores)) + 1000
+        count = int(self.chosen.sum())
+        kept = int(KEPT * float(far.max()) * count) + 1000
         while True:
-            scores, first, second = self._highest(min(kept, len(self.scores)))
+            scores, first, second = self._highest(min(kept, count))
             place = first_failing(counts, first, second, allowed)
-            if len(scores) == len(self.scores) or (place < len(scores)).all():
+            if len(scores) == count or (place < len(scores)).all():
                 return np.append(scores, -np.inf)[place]
             kept *= 2
 
     def _highest(self, kept: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if not hasattr(self, "_sorted") or len(self._sorted[0]) < kept:
-            all_of_them = np.arange(len(self.scores))
-            top = all_of_them if kept == len(self.scores) else np.argpartition(self.scores, -kept)[-kept:]
+            scores = self.scores[self.chosen]
+            scores.partition(len(scores) - kept)
+            least = scores[len(scores) - kept]
+            del scores  # as large as all pairs' scores
+            top = np.flatnonzero(self.chosen & (self.scores >= least))  # with all that are as high as the last one
             top = top[np.argsort(-self.scores[top], kind="stable")]
             self._sorted = self.scores[top], self.first[top], self.second[top]
         return self._sorted
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(begin, begin + BLOCK) for begin in range(0, count, BLOCK))
 
 
 def pair_weights(counts: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -22,8 +23,8 @@ from torch.utils.tensorboard import SummaryWriter
 from recognition.data.decode import decode
 from recognition.data.degrade import low_res
 from recognition.distributed import World
-from recognition.evaluation.embed import Embedder, embed, place_of
-from recognition.evaluation.protocol import EvaluationSet
+from recognition.evaluation.embed import look_at, place_of
+from recognition.evaluation.protocol import EvaluationSet, Looked
 from recognition.evaluation.report import COLUMNS, figure_of
 from recognition.evaluation.report import figures as roc_figures
 from recognition.evaluation.sets import open_sets
@@ -39,8 +40,7 @@ Results = Mapping[str, Mapping[str, dict]]
 Draw = Callable[[Axes | None, str, dict], bool]  # None: only tell whether there is something to draw
 
 CONFIG = "projector_config.pbtxt"
-LOW = 14  # pixels at which faces are shown to the model a second time, for the projector
-FACES = 200
+FACES = 200  # of each resolution in the projector, at most
 THUMBNAIL, LARGEST_SPRITE = 48, 8192  # pixels; the projector takes no larger picture
 
 
@@ -63,6 +63,32 @@ def figures(results_by_model: Mapping[str, Results]) -> dict[str, Figure]:
     return found
 
 
+@dataclass(frozen=True)
+class Faces:
+    """Some faces of an evaluation set in the resolutions that show most, and what the model made of them."""
+
+    name: str  # of the set
+    images: Sequence[bytes]  # of its protocol
+    people: np.ndarray | None  # (N,) of all its images, where known
+    seen: list[tuple[int, np.ndarray, Tensor]]  # side in pixels, positions in images (n,), embeddings (n, D) on the CPU
+
+
+def chosen(one: EvaluationSet, looked: Mapping[str, Looked]) -> Faces:
+    """Up to FACES faces of the first view, and as many of the one with the lowest resolution."""
+    seen = []
+    for key, rows in _views_shown(one).items():
+        view = one.protocol.views[key]
+        seen.append((view.side, view.rows[rows], looked[key].embedding[torch.from_numpy(rows)].float().cpu()))
+    return Faces(one.name, one.protocol.images, getattr(one.protocol, "people", None), seen)
+
+
+def _views_shown(one: EvaluationSet) -> dict[str, np.ndarray]:
+    """Positions in the rows of the views that the projector shows."""
+    views = one.protocol.views
+    keys = dict.fromkeys([next(iter(views)), min(views, key=lambda key: views[key].side)])
+    return {key: np.unique(np.linspace(0, len(views[key].rows) - 1, FACES).astype(np.int64)) for key in keys}
+
+
 def add_to_logs(run: Run, world: World, *, faces: bool = True) -> list[str]:
     """Add the plots and the projector to RUN/logs. faces: also thumbnails. Returns what was written, in words.
 
@@ -78,34 +104,34 @@ def add_to_logs(run: Run, world: World, *, faces: bool = True) -> list[str]:
             writer.add_figure(f"report/{tag}", figure, update)
     said = [f"{len(drawn)} plots of update {update} are in {logs}"]
     try:
-        opened = open_sets(run.config.evaluation)
+        one = next(iter(open_sets(run.config.evaluation)))
         model = load_run(run.path).to(world.device)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StopIteration) as error:
         return [*said, f"the embedding projector has nothing to show: {error}"]
-    return [*said, *project(logs, model, opened, world, faces=faces)]
+    seen = []
+    for key, rows in _views_shown(one).items():
+        view = one.protocol.views[key]
+        some = replace(view, rows=view.rows[rows], timed=0)
+        found = look_at(model, one.protocol.images, some, world=world).embedding
+        seen.append((view.side, some.rows, found.cpu()))
+    known = Faces(one.name, one.protocol.images, getattr(one.protocol, "people", None), seen)
+    return [*said, project(logs, known, thumbnails=faces)]
 
 
-def project(
-    logs: str | Path, model: Embedder, sets: Sequence[EvaluationSet], world: World, *, faces: bool = True
-) -> list[str]:
-    """Show some faces of the first set in the projector, as they are and small. All processes call this together.
-
-    faces: also thumbnails. Returns what was written, in words, on the main process.
-    """
-    for one in sets[:1]:
-        images = one.protocol.images
-        rows = np.unique(np.linspace(0, len(images) - 1, min(FACES, len(images))).astype(np.int64))
-        kinds = [(side, embed(model, images, world=world, side=side, rows=rows)) for side in (IMAGE_SIZE, LOW)]
-        if not world.is_main:
-            continue
-        people = getattr(one.protocol, "people", None)
-        named = [{"image": int(row)} | ({} if people is None else {"person": int(people[row])}) for row in rows]
-        labels = [{**face, "side": f"{side} px"} for side, _ in kinds for face in named]
-        pixels = np.stack([decode(images[int(row)], IMAGE_SIZE, place_of(images, int(row))) for row in rows])
-        shown = np.concatenate([_seen(pixels, side) for side, _ in kinds]) if faces else None
-        write_projector(logs, torch.cat([found for _, found in kinds]), labels, shown, one.name)
-        return [f"the projector shows {len(rows)} faces of {one.name} at {IMAGE_SIZE} and {LOW} px"]
-    return []
+def project(logs: str | Path, faces: Faces, *, thumbnails: bool = True) -> str:
+    """Show faces in the projector. Returns what was written, in words; PictureError for one that does not decode."""
+    labels, shown = [], []
+    for side, rows, _ in faces.seen:
+        for row in rows.tolist():
+            who = {} if faces.people is None else {"person": int(faces.people[row])}
+            labels.append({"image": row, **who, "side": f"{side} px"})
+        if thumbnails:
+            pixels = [decode(faces.images[row], IMAGE_SIZE, place_of(faces.images, row)) for row in rows.tolist()]
+            shown.append(_seen(np.stack(pixels), side))
+    sprites = np.concatenate(shown) if shown else None
+    write_projector(logs, torch.cat([found for *_, found in faces.seen]), labels, sprites, faces.name)
+    sides = " and ".join(str(side) for side, *_ in faces.seen)
+    return f"the projector shows {len(labels)} faces of {faces.name} at {sides} px"
 
 
 def write_projector(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from easydict import EasyDict
 
-from recognition.config import from_json, run_of
+from adapters import ADAPTERS
+from recognition.config import arguments, from_json, run_of
 from recognition.delivery import MODEL, SUMMARY
 from recognition.evaluation.results import load_about, load_results
 from recognition.page.bins import items_of as items
@@ -42,6 +43,15 @@ class Run:
     def backbone(self) -> str:
         """What the run started from; runs of one start share their base's results."""
         return json.dumps(self.config.backbone, sort_keys=True)
+
+    @property
+    def gated(self) -> bool:
+        """Whether its model looks at quality: an adapter without a gate leaves config.scorer alone."""
+        try:
+            own = arguments(self.config.adapter, "adapter")
+            return bool(ADAPTERS.create(self.config.adapter.name, **own).needs_gate)
+        except ValueError:  # an adapter that is not installed here
+            return bool(self.config.scorer.get("name"))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from recognition.page.bins import FEWEST, by_quality, told
 from recognition.page.charts import Axis, Dot, Line, Row, histogram_line, interval_chart, line_chart
-from recognition.page.markup import Markup, code, details, element, join, note
+from recognition.page.markup import Markup, code, details, element, note
 from recognition.page.numbers import short, side_words, sides_of
 from recognition.page.runs import Shown, items_of, measures_of, part_of, parts_of, sets_of
 
@@ -90,25 +90,29 @@ def _seen(series: Sequence[Shown]) -> list[Markup]:
             element("p", "By the resolution at which an image was shown; every image once for each part it is in."),
             element("div", *charts, class_="charts"),
         ]
-    for one in series:
-        if one.run.config.scorer.get("name") and items_lack(one, "gate_1", "gate"):
-            return [_missing(one, "the gate and quality of each image")]
-    return [note("These models have neither a gate nor a quality scorer.")]
+    return _untold(series, "the gate and quality of its images", sets_of(series))
 
 
-def items_lack(one: Shown, *names: str) -> bool:
-    """True where no part's items hold any of these arrays."""
-    places = [(name, part) for name in sets_of([one]) for part in parts_of([one], name)]
-    return not any(key in items_of(one, name, part) for name, part in places for key in names)
-
-
-def _missing(one: Shown, what: str) -> Markup:
-    again = f"python tools/evaluate.py {one.run.path}{' --base' if one.style == 0 else ''}"
-    return note(
-        f"The results of {one.name} do not tell {what}: an older evaluation wrote them, or the model has none. ",
-        code(again),
-        " evaluates again and keeps it.",
-    )
+def _untold(series: Sequence[Shown], what: str, names: Sequence[str]) -> list[Markup]:
+    """Why no results tell it on these sets, and what helps where something does. Bases are as their runs are."""
+    trained = [one for one in series if one.style]
+    if not trained:
+        return [note("There are no results of a trained model yet.")]
+    gated = [one for one in trained if one.run.gated]
+    if not gated:
+        models = f"{trained[0].name} has" if len(trained) == 1 else "These models have"
+        return [note(f"{models} neither a gate nor a quality scorer, so nothing tells {what}.")]
+    notes = []
+    for one in gated:
+        older = [name for name in names if name in one.results and "rules" not in one.run.about.get(name, {})]
+        if older:
+            again = code(f"python tools/evaluate.py {one.run.path}")
+            told = f"The results of {one.name} do not tell {what}: an older evaluation wrote them. "
+            notes.append(note(told, again, " evaluates again and keeps it."))
+    kept = [name for name in names if any("rules" in one.run.about.get(name, {}) for one in gated)]
+    if not notes and kept:
+        notes.append(note(f"The protocols of {', '.join(kept)} keep no gate or quality of single images."))
+    return notes or [note("No set was evaluated.")]
 
 
 def _by_side(one: Shown, name: str, what: str) -> dict[str, np.ndarray]:
@@ -162,12 +166,11 @@ def _by_quality(series: Sequence[Shown]) -> list[Markup]:
         )
         blocks.append(element("div", *charts, class_="charts"))
     blocks += small
-    if problems and series:
-        told_by = next((one for one in series if one.style), series[0])
-        blocks.append(
-            join([_missing(told_by, f"image quality on {', '.join(problems)}"), note("By resolution instead: below.")])
-        )
-    return blocks
+    if problems:
+        blocks += _untold(series, f"image quality on {', '.join(problems)}", problems)
+        if any(by_part_chart(series, name) is not None for name in problems):
+            blocks.append(note("By resolution instead: below."))
+    return blocks or [note("There are no results yet.")]
 
 
 def quality_chart(series: Sequence[Shown], ruler: Shown, name: str) -> Markup | None:

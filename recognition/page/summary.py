@@ -49,6 +49,9 @@ def differences(before: Shown, after: Shown) -> tuple[Gains, list[str]]:
     found: Gains = {}
     problems = []
     for name in (n for n in before.results if n in after.results):
+        if why := paired.unlike_data(*(one.run.about.get(name, {}) for one in (before, after))):
+            problems.append(f"{name}: not of the same data ({why}).")
+            continue
         for part in (p for p in before.results[name] if p in after.results[name]):
             old, new = part_of(before, name, part), part_of(after, name, part)
             if not old.get(ITEMS) and not new.get(ITEMS):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from recognition.evaluation.protocol import ITEMS
+from recognition.evaluation.results import flip_words
 from recognition.evaluation.sets import open_sets
 from recognition.evaluation.verification import curve
 from recognition.page.markup import Markup, br, element, join, note, table
@@ -136,7 +137,7 @@ def _rules(one: Shown, name: str) -> tuple[str, dict]:
     """The protocol's name and its rules: out of the results, or of the set's files."""
     about = one.run.about.get(name, {})
     if isinstance(about.get("rules"), Mapping):
-        return str(about.get("protocol", "")), dict(about["rules"])
+        return str(about.get("protocol", "")), _with_flip(dict(about["rules"]), one.run)
     return _from_files(one.run, name)
 
 
@@ -149,4 +150,9 @@ def _from_files(run: Run, name: str) -> tuple[str, dict]:
     if not opened:
         return str(chosen[0].get("kind", "")) if chosen else "", {}
     told = dataclasses.asdict(opened[0].protocol.rules)
-    return opened[0].kind, {**told, "flip": told["flip"] or f"as evaluation.flip says: {run.config.evaluation.flip}"}
+    return opened[0].kind, _with_flip(told, run)
+
+
+def _with_flip(rules: dict, run: Run) -> dict:
+    """What older results leave to the run's settings."""
+    return {**rules, "flip": rules.get("flip") or flip_words(run.config.evaluation)}

@@ -31,7 +31,7 @@ WRAPPERS = re.compile(r"(module\.|_orig_mod\.)*")  # of DistributedDataParallel 
 CONTAINERS = ("state_dict_backbone", "state_dict")  # arcface_torch's resume files, and the common habit
 
 LONGEST_NAME = 300  # characters of a tensor's name
-LARGEST_CARD = 2**20  # bytes
+LARGEST_CARD = 2**23  # bytes; a part of an evaluation takes some 3 kB
 
 LOOKS_LIKE = (
     (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with `git lfs pull`"),

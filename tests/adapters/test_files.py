@@ -138,7 +138,7 @@ def test_folders_from_before_and_converted_files_are_read(tmp_path: Path) -> Non
         ("[1]", "a JSON list, not an object"),
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        (" " * 2_000_000, "2,000,000 bytes"),
+        (" " * 9_000_000, "9,000,000 bytes"),
         ('{"format": 2}', "its format is 2; this version reads 1"),
         ("{}", "its entry adapter is None"),
         ('{"adapter": {"rank": 3}}', "its entry adapter is {'rank': 3}"),

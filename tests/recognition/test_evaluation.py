@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -151,6 +152,21 @@ def test_processes_share_the_images(sets: list[dict], processes: int) -> None:
         for count, (ours, seen), (wanted, _) in zip(counts, found, alone, strict=True):
             torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-6)
             assert seen == -(-count // processes)
+
+
+def see_a_broken_one(rank: int) -> str:
+    """What a process says of a picture that is in the other one's share."""
+    images = [face(0, 0), b"no picture", face(1, 0), face(2, 0)]
+    try:
+        embed(TinyModel(), images, world=dataclasses.replace(ALONE, global_rank=rank, local_rank=rank, world_size=2))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_all_processes_tell_of_a_broken_picture() -> None:
+    first, second = run_processes(2, see_a_broken_one)
+    assert first == second and "image 1" in first
 
 
 def test_bootstrap_covers_a_known_binomial() -> None:
@@ -330,6 +346,9 @@ def test_report(sets: list[dict], tmp_path: Path) -> None:
     value = results["after"]["pairs"]["112"]["accuracy"]
     cell = f"{100 * value['value']:.1f} ({100 * value['lo']:.1f} to {100 * value['hi']:.1f})"
     assert cell in text and "| accuracy % | 112 | 7 | 112-7 |" in text and "Difference from before" in text
+    gained = 100 * (value["value"] - results["before"]["pairs"]["112"]["accuracy"]["value"])
+    differences = text.split("Difference from before")[1].split("## pairs")[1]
+    assert "| accuracy | 112 | 7 | 112-7 |" in differences and f"| after | {gained:+.1f} (" in differences
     assert "24 probes of 12 people among 18 gallery images." in text
     assert cv2.imread(str(tmp_path / "roc.png")).shape[1] > 300
     figures = report.figures(results)

@@ -9,10 +9,13 @@ from unittest import mock
 
 import pytest
 
-from recognition import checkpoint, distributed, evaluations
+from recognition import checkpoint, delivery, distributed, evaluations
+from recognition import config as settings
 from recognition.distributed import World
 from recognition.evaluations import Pace
+from recognition.keeper import Keeper
 from recognition.types import IMAGE_SIZE
+from recognition.weights import sha256
 from tests.launch import run_processes
 from tests.tiny import nameable
 from tests.training import run_trainer, tiny_recipe
@@ -113,7 +116,90 @@ def test_a_checkpoint_has_a_card(tmp_path: Path) -> None:
     checkpoint.manifest.verify(last)  # the card is among the files that are sealed
     cards = [json.loads((folder / "adapter.json").read_text()) for folder in (first, last)]
     assert [list(card["results"]) for card in cards] == [["before"], ["before", "during"]]
+    assert "thresholds" not in cards[0]  # those of the base are not this model's
+    assert cards[1]["thresholds"]["at"] == cards[1]["results"]["during"]["small"]["112"]["thresholds"]
+    delivered = json.loads((run / "model" / "adapter.json").read_text())
+    assert list(delivered["results"]) == ["before", "after"]
+    assert delivered["thresholds"]["at"] == delivered["results"]["after"]["small"]["112"]["thresholds"]
     accuracy = cards[0]["results"]["before"]["small"][str(IMAGE_SIZE)]["accuracy"]
     assert 0 <= accuracy["value"] <= 1
     text = (last / "README.md").read_text()
     assert "base, SHA-256 of the file" in text and "## Licence" in text and "small, accuracy" in text
+
+
+@pytest.mark.filterwarnings("ignore:the model card tells no results of before")
+def test_a_card_that_cannot_be_written_costs_no_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with nameable():
+        recipe, world = tiny_recipe(tmp_path), distributed.start("cpu")
+        base = tmp_path / "base.safetensors"
+        was = sha256(base)
+
+        def change(trainer):
+            if trainer.update == 1:
+                base.write_bytes(base.read_bytes()[:-4] + b"\1\2\3\4")  # another file of that name
+                (trainer.run / "report" / "before" / "results.json").write_text("{")
+            if trainer.update == 3:
+                monkeypatch.setattr(delivery, "card_texts", mock.Mock(side_effect=OSError("no room")))
+
+        overrides = (*COMMON, "schedule.epochs=0.8", "train.save_every=0.4", "train.keep=0", "evaluation.every=0")
+        run_trainer(recipe, *overrides, world=world, at=change)
+        distributed.stop()
+    first, last = checkpoint.complete(tmp_path / "runs" / "small" / "checkpoints")
+    cards = [json.loads((folder / "adapter.json").read_text()) for folder in (first, tmp_path / "runs/small/model")]
+    assert [card["base_sha256"] for card in cards] == [was, was] and cards[0]["results"] == {}
+    assert not (last / "adapter.json").exists()
+    assert "WARNING: the checkpoint of update 4 has no model card" in capsys.readouterr().out
+
+
+def test_what_was_found_later_is_not_told_of_an_earlier_model(tmp_path: Path) -> None:
+    common = (*COMMON, "schedule.epochs=1.2", "train.save_every=0.4", "train.keep=0")
+    with nameable():
+        recipe, world = tiny_recipe(tmp_path), distributed.start("cpu")
+        run_trainer(recipe, *common, world=world)
+        back = tmp_path / "runs" / "small" / "checkpoints" / "step_000000002"
+
+        def die(trainer):
+            if trainer.update == 5:
+                assert set(trainer.evaluations.results) == {"before"}
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_trainer(recipe, *common, "evaluation.every=0", f"train.resume={back}", world=world, at=die)
+        distributed.stop()
+    card = json.loads((back.parent / "step_000000004" / "adapter.json").read_text())
+    assert list(card["results"]) == ["before", "during"]  # of update 4, the same again; "after" was of update 6
+
+
+def test_pictures_that_cannot_be_drawn_cost_no_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with nameable():
+        recipe, world = tiny_recipe(tmp_path), distributed.start("cpu")
+
+        def spoil(trainer):
+            (trainer.run / "logs" / "projector_config.pbtxt").write_text("}{")
+
+        run_trainer(recipe, *COMMON, "schedule.epochs=0.4", world=world, at=spoil, pictures=True)
+        distributed.stop()
+    run = tmp_path / "runs" / "small"
+    assert (run / "model" / "adapter.safetensors").is_file() and (run / "report" / "report.html").is_file()
+    assert "the faces of this run is not kept" in capsys.readouterr().out
+
+
+def test_keeping_the_best_counts_and_no_evaluation_is_made_unasked(tmp_path: Path) -> None:
+    with nameable():
+        recipe, world = tiny_recipe(tmp_path), distributed.start("cpu")
+        compare = Keeper.compare
+
+        def slow(self, *arguments):
+            compare(self, *arguments)
+            time.sleep(0.3)
+
+        with mock.patch.object(Keeper, "compare", slow):
+            run_trainer(recipe, *COMMON, "schedule.epochs=0.8", "train.save_every=0.6", world=world)
+        state = checkpoint.read_state(checkpoint.newest(tmp_path / "runs" / "small" / "checkpoints"))
+        assert state.evaluation["seconds"] > 0.3
+        owed = evaluations.Evaluations(settings.load(recipe, ("evaluation.every=0",)).evaluation, world)
+        owed.pace.owed = True
+        distributed.stop()
+    assert not owed.may_come(1e9)

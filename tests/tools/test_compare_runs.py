@@ -39,7 +39,8 @@ def test_what_is_printed(runs: list[str], capsys: pytest.CaptureFixture) -> None
     accuracy = next(line for line in text.splitlines() if line.startswith("| accuracy"))
     assert accuracy.split("|")[4].strip().startswith("+") and accuracy.split("|")[4].strip().endswith("*")
     assert "not paired: accuracy, tar@0.01, auc, eer, latency of other: 'same' differs: 400 items against 200" in text
-    assert "not paired: latency of strong: no item tells it pair by pair or probe by probe" in text
+    assert "not paired: latency of strong: no paired difference is known for this figure" in text
+    assert "strong and weak on lfw: older results tell no fingerprint of the pictures" in text
     assert (
         "of strong: weak has no such part" in text and "| latency (lower is better) | 3.2 [3.0000, 3.5000] ms |" in text
     )
@@ -85,3 +86,28 @@ def test_faults_are_sentences(runs: list[str], tmp_path: Path, capsys: pytest.Ca
     for arguments in ([runs[0]], [*runs, "--resamples", "0"]):
         with pytest.raises(SystemExit, match="2"):
             compare_runs.main(arguments)
+
+
+def test_other_faces_are_not_paired(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name, path, hashed in (("a", "x/lfw.bin", "aa"), ("b", "y/lfw.bin", "aa"), ("c", "agedb.bin", "cc")):
+        told = {"protocol": "bin", "settings": {"path": path}, "images": {"count": 800, "sha256": hashed}}
+        save_results(tmp_path / name, {"lfw": result(1.0)}, {"lfw": told})
+    assert compare_runs.main([*(str(tmp_path / name) for name in "abc"), "--resamples", "20"]) == 0
+    text = capsys.readouterr().out
+    assert "not paired: accuracy, tar@0.01, auc, eer, latency of c: the set's path is 'lfw.bin' against 'agedb" in text
+    assert "4 differences were looked at" in text and "no fingerprint" not in text
+
+
+def test_every_figure_that_is_not_paired_is_listed_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        bare = {"tpir1@0.01": {"value": 0.5}, "rank-1": {"value": 0.75}, "probes": 5}
+        part = result(1.0)["112"] | {"gap": {"value": 0.1}, "fnmr@0.01_OLD": {"value": 0.2}}
+        part["items"] |= {f"person_{side}": np.arange(400) // 4 for side in (1, 2)}
+        save_results(tmp_path / name, {"ijbc": {"verification": part, "identification_1": bare}})
+    assert compare_runs.main([str(tmp_path / "a"), str(tmp_path / "b"), "--resamples", "20"]) == 0
+    text = capsys.readouterr().out
+    assert "not paired: auc, eer of b: its pairs share people or templates" in text
+    assert "not paired: latency, gap, fnmr@0.01_OLD of b: no paired difference is known for this figure" in text
+    assert "not paired: tpir1@0.01, rank-1 of b: neither was kept with items" in text

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from recognition.evaluation import identification, intervals
+from recognition.evaluation import identification, intervals, measures
 from recognition.evaluation.identification import Search
 from recognition.evaluation.listed import MISSED
-from recognition.evaluation.measures import measure
 from recognition.evaluation.openset import open_set, resample_tpir
 from recognition.evaluation.protocol import ITEMS, Asked
 from recognition.evaluation.protocols._templates import Templates
@@ -59,28 +58,20 @@ def identify(
     if not mated:
         raise ValueError("no probe has a mate in the gallery, so there is nobody to ask for")
     asked_for = mated[0] if len(mated) == 1 else sum(mated[1:], mated[0])
-    seen = {
-        key: np.concatenate([getattr(one, key) for one in found])
-        for key in ("position", "best", "similarity", "mate_similarity")
-    }
-    position = seen["position"]
+    names = ("best", "similarity", "position", "mate_similarity")
+    whole = Search(*(np.concatenate([getattr(one, name) for one in found]) for name in names))
+    shown = {"probe": templates.shown[asked_for.template].astype(np.int64)}
+    part = measures.closed_set(whole, asked_for.person, replace(asked, ranks=ranks), shown)
     rates, strangers = _open_sets(templates, probes, opened, asked, fpir, failures)
     gallery_templates = np.concatenate([gallery.template for gallery in closed])
     return {
-        **{
-            f"rank-{k}": measure(rate, intervals.resample_mean, position <= k, groups=asked_for.person, asked=asked)
-            for k, rate in identification.rank_rates(position, ranks).items()
-        },
+        **part,
         **rates,
-        "probes": len(position),
         "gallery": len(gallery_templates),
-        "people": len(np.unique(asked_for.person)),
         "unmated": len(probes.template) - len(np.unique(asked_for.template)),
         "failed": int(gone.sum()) + int((~templates.present[gallery_templates]).sum()),
         ITEMS: {
-            **seen,
-            "person": asked_for.person,
-            "probe": templates.shown[asked_for.template].astype(np.int64),
+            **part[ITEMS],
             "gallery": templates.shown[gallery_templates].astype(np.int64),
             **strangers,
         },
@@ -111,7 +102,7 @@ def _open_sets(
 
     And of a single gallery the items that pair two models: what the probes of nobody in it found.
     """
-    results, drawn = [], []
+    results, drawn, persons = [], [], []
     for number, gallery in enumerate(galleries):
         inside = np.isin(probes.person, gallery.person)
         mated = inside & np.isin(probes.person, _enrolled(templates, gallery, failures))
@@ -120,6 +111,7 @@ def _open_sets(
         known, strangers = _only(probes, mated), _only(probes, ~inside)
         search, alike = _search(templates, known, gallery), _search(templates, strangers, gallery).similarity
         people = (known.person, strangers.person)
+        persons.append(np.unique(known.person))
         here = replace(asked, resamples=asked.resamples if len(galleries) == 1 else 0, seed=asked.seed + number)
         results.append(open_set(search, alike, fpir, (1,), here, people))
         if asked.resamples and len(galleries) > 1:
@@ -137,9 +129,11 @@ def _open_sets(
     mean = {}
     for j, rate in enumerate(fpir):
         key = f"tpir1@{rate:g}"
-        lo, hi = intervals.interval(np.mean(drawn, 0)[:, j]) if drawn else (None, None)
+        value = float(np.mean([one[key]["value"] for one in results]))
+        trials = len(np.unique(np.concatenate(persons)))
+        lo, hi = intervals.bounds(value, np.mean(drawn, 0)[:, j], trials) if drawn else (None, None)
         mean[key] = {
-            "value": float(np.mean([one[key]["value"] for one in results])),
+            "value": value,
             "lo": lo,
             "hi": hi,
             "nearest": float(np.mean([one[key]["nearest"] for one in results])),

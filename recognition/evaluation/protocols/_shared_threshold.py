@@ -73,7 +73,7 @@ def _hits(of: np.ndarray, sizes: np.ndarray, asked: Asked):
     """Chunks (r, K) of how often each of the highest impostors is drawn, each group drawing as many as it has."""
     generator = np.random.default_rng([asked.seed, 1])
     own = [np.flatnonzero(of == g) for g in range(len(sizes))]
-    rows = max(1, CHUNK // (4 * len(of)))
+    rows = max(1, CHUNK // len(of))
     for begin in range(0, asked.resamples, rows):
         hits = np.zeros((min(rows, asked.resamples - begin), len(of)), np.int64)
         for g, places in enumerate(own):

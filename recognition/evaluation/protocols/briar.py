@@ -106,12 +106,12 @@ class BRIAR:
             resampled="people",
         )
 
-    def measure(self, looked: Mapping[str, Looked], asked: Asked) -> dict[str, dict]:
+    def measure(self, looked: dict[str, Looked], asked: Asked) -> dict[str, dict]:
         """{"verification": ..., "identification": ...}, and both again for each condition: "verification-500m".
 
         A condition in which nobody of the gallery is seen has no parts.
         """
-        templates = self._shots.pooled(looked["pictures"], self.views["pictures"], self._keep_norm)
+        templates = self._shots.pooled(looked.pop("pictures"), self.views["pictures"], self._keep_norm)
         results = self._measure(templates, self._probes, asked, "")
         for condition in (c for c in np.unique(self._conditions).tolist() if c):
             here = self._conditions == condition

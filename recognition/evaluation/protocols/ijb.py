@@ -97,9 +97,9 @@ class IJB:
             resampled="people: templates that genuine pairs connect, and the subjects of the galleries",
         )
 
-    def measure(self, looked: Mapping[str, Looked], asked: Asked) -> dict[str, dict]:
+    def measure(self, looked: dict[str, Looked], asked: Asked) -> dict[str, dict]:
         """{"verification": ..., "identification": ...}, the latter where its lists are there."""
-        templates = self._shots.pooled(looked["pictures"], self.views["pictures"], self._keep_norm)
+        templates = self._shots.pooled(looked.pop("pictures"), self.views["pictures"], self._keep_norm)
         results = {"verification": verification(templates, self._pairs, asked, self._far, self._failures)}
         if self._searches:
             *galleries, probes = self._searches

@@ -88,9 +88,9 @@ class IJBS:
             resampled="people",
         )
 
-    def measure(self, looked: Mapping[str, Looked], asked: Asked) -> dict[str, dict]:
+    def measure(self, looked: dict[str, Looked], asked: Asked) -> dict[str, dict]:
         """Results by task: {"surveillance-to-single": {"rank-1": ..., "tpir1@0.01": ..., ...}, ...}."""
-        templates = self._shots.pooled(looked["pictures"], self.views["pictures"], self._keep_norm)
+        templates = self._shots.pooled(looked.pop("pictures"), self.views["pictures"], self._keep_norm)
         return {
             part: identify(
                 templates, probes, [first + second], [first, second], asked, self._ranks, self._fpir, self._failures

@@ -18,11 +18,11 @@ Sides = Sequence[int | Sequence[int]]
 
 @PROTOCOLS.register("pairs")
 def listed_pairs(
-    records: str, pairs: str, folds: int = 0, classes: str = "offset", low_res: Sides = (112,)
+    records: str | Sequence[str], pairs: str, folds: int = 0, classes: str = "offset", low_res: Sides = (112,)
 ) -> Compared:
     """Pairs of records by key, from a table with the columns key_1, key_2, same and, where known, fold.
 
-    records: record file, prefix or folder. pairs: the table, as recognition.data.pairs.read_pairs has it.
+    records: record file, prefix or folder, or several. pairs: the table, as recognition.data.pairs.read_pairs has it.
     folds: contiguous ones in place of the table's; 0 = the table's, or 10 where it has none.
     classes: "offset" or "shared", for several shards. low_res: resolutions, N or [gallery, probe] pixels.
     """
@@ -34,7 +34,7 @@ def listed_pairs(
 
 @PROTOCOLS.register("drawn")
 def drawn_pairs(
-    records: str,
+    records: str | Sequence[str],
     count: int,
     folds: int = 10,
     classes: str = "offset",
@@ -53,7 +53,11 @@ def drawn_pairs(
 
 @PROTOCOLS.register("identification")
 def identification(
-    records: str, distractors: str = "", classes: str = "offset", hold_out: int = 0, low_res: Sides = (112,)
+    records: str | Sequence[str],
+    distractors: str | Sequence[str] = "",
+    classes: str = "offset",
+    hold_out: int = 0,
+    low_res: Sides = (112,),
 ) -> Compared:
     """Closed-set identification: the image with the lowest (shard, key) of each class is its gallery image.
 
@@ -88,5 +92,5 @@ def _of_pairs(pairs: PairSet, folds: int | np.ndarray, low_res: Sides) -> Compar
     return Compared(pairs.images, pairs.first, pairs.second, sides(low_res), pairs, folds, people=pairs.images.labels())
 
 
-def _records(records: str, classes: str, hold_out: int) -> Records:
+def _records(records: str | Sequence[str], classes: str, hold_out: int) -> Records:
     return Records(records, classes=classes, hold_out=hold_out, held_out=hold_out > 0)

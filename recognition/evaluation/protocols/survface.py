@@ -14,6 +14,7 @@ from recognition.evaluation import openset, retrieval
 from recognition.evaluation.identification import Search, check_ranks
 from recognition.evaluation.listed import MISSED, Listed, check_counts, names_under, rule_of
 from recognition.evaluation.matlab import named_ids, names_of, number_of, read_mat
+from recognition.evaluation.measures import closed_set, quality_of
 from recognition.evaluation.protocol import ITEMS, Asked, Looked, Rules, View
 from recognition.evaluation.protocols import PROTOCOLS
 from recognition.evaluation.protocols._listed_pairs import ListedPairs, listed_pairs
@@ -73,8 +74,8 @@ class WatchList:
             counted = ~self.mated.failed & np.isin(self.mated_people, people)
             alarms = ~self.unmated.failed
         chosen = np.flatnonzero(counted)
-        items = {"probe": self.mated.rows, **retrieval.quality_of(seen, view, self.mated.rows)}
-        closed = retrieval.closed_set(mated, self.mated_people, asked, items, chosen)
+        items = {"probe": self.mated.rows, **quality_of(seen, retrieval.positions(view, self.mated.rows))}
+        closed = closed_set(mated, self.mated_people, asked, items, chosen)
         fpir = tuple(dict.fromkeys((*FPIR, *asked.far)))
         ranks = tuple(k for k in RANKS if k <= len(stored))
         names = ("best", "similarity", "position", "mate_similarity")

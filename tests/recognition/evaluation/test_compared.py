@@ -9,6 +9,7 @@ import torch
 from recognition.data.pairs import PairSet
 from recognition.evaluation import compared
 from recognition.evaluation.compared import Compared, sides
+from recognition.evaluation.measures import quality_of
 from recognition.evaluation.protocol import Asked, Looked, Protocol
 
 ASKED = Asked(far=(0.5,), ranks=(1,), resamples=30)
@@ -52,6 +53,15 @@ def test_items_tell_image_quality_and_gate_of_both_sides() -> None:
     np.testing.assert_array_equal(items["quality_2"], 1400 + items["second"])
     np.testing.assert_allclose(items["gate_2"], (1400 + items["second"]) / 1e5, rtol=1e-6)
     assert "thresholds" not in part  # who is on the images is not known
+
+
+def test_quality_of_a_failure_is_not_a_number() -> None:
+    looked = Looked(torch.eye(3), np.array([5, 6, 7], np.float32), np.array([0.5, 0.6, 0.7], np.float32))
+    found = quality_of(looked, np.array([2, -1, 0]), "_1")
+    np.testing.assert_array_equal(found["quality_1"], np.float32([7, np.nan, 5]))
+    np.testing.assert_array_equal(found["gate_1"], np.float32([0.7, np.nan, 0.5]))
+    several = Looked(torch.eye(3), np.ones((3, 2), np.float32))
+    assert quality_of(several, np.array([0])) == {}
 
 
 @pytest.mark.parametrize("low_res", [[112], [[112, 14]]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recognition.evaluation import delong, intervals, measures
-from recognition.evaluation.gains import compare, gains, holm, unlike
+from recognition.evaluation.gains import compare, gains, holm, unlike, unlike_data, untold
 from recognition.evaluation.identification import Search
 from recognition.evaluation.openset import open_set, resample_tpir
 from recognition.evaluation.protocol import Asked
@@ -123,14 +123,74 @@ def test_other_items_cannot_be_paired() -> None:
     old, new = pairs(0), pairs(1)
     assert unlike(old, new) == ""
     new["items"]["first"] = new["items"]["first"][::-1]
-    assert unlike(old, new) == "'first' differs"
+    assert unlike(old, new).startswith("'first' differs (the folders may hold other pictures")
     new["items"]["fold"] = new["items"]["fold"][:-1]
     assert unlike(old, new) == "'fold' differs: 200 items against 199"
     with pytest.raises(ValueError, match="lfw/112: the two results are not of the same items"):
         compare({"lfw": {"112": old}}, {"lfw": {"112": new}}, 10)
     assert "without its items" in unlike(old, {"accuracy": {}})
     assert "'score'" in unlike(old, {"items": {"position": np.arange(3)}})
+    assert unlike({"auc": {}}, {"auc": {}}).startswith("neither was kept with items")
     assert compare({"lfw": {"112": old}}, {"lfw": {"14": new}, "other": {}}) == {}
+
+
+BIN = {
+    "protocol": "bin",
+    "rules": {"flip": "none"},
+    "settings": {"path": "/data/lfw.bin", "folds": 10, "low_res": [112]},
+    "images": {"count": 12000, "sha256": "aa"},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"settings": {"path": "/data/agedb_30.bin"}}, "the set's path is 'lfw.bin' against 'agedb_30.bin'"),
+        ({"settings": {"path": "lfw.bin", "folds": 5}}, "the set's folds is 10 against 5"),
+        ({"protocol": "pairs"}, "by the protocol 'bin', the other by 'pairs'"),
+        ({"rules": {"flip": "each picture and its mirror image"}}, "mirrored faces: 'none' against 'each"),
+        ({"images": {"count": 12000, "sha256": "bb"}}, "the pictures are others: their fingerprints differ"),
+        ({"images": {"count": 11999, "sha256": "bb"}}, "the pictures are others: 12000 against 11999"),
+        ({"settings": {"path": "elsewhere/lfw.bin", "low_res": [14]}}, ""),  # folds: 10 by default
+        ({"settings": {"path": "lfw.bin", "counts": "any"}, "rules": {"flip": ""}}, ""),
+        ({"protocol": "gone"}, "'gone'"),
+    ],
+)
+def test_other_data_of_the_same_layout_cannot_be_paired(change: dict, said: str) -> None:
+    other = {**BIN, **change}
+    why = unlike_data(BIN, other)
+    assert said in why and bool(why) == bool(said)
+    old, new = {"lfw": {"112": pairs(0)}}, {"lfw": {"112": pairs(1)}}
+    if said:
+        with pytest.raises(ValueError, match="lfw/112: the two results are not of the same items"):
+            compare(old, new, 10, abouts=({"lfw": BIN}, {"lfw": other}))
+    else:
+        assert compare(old, new, 10, abouts=({"lfw": BIN}, {"lfw": other})) == compare(old, new, 10)
+
+
+def test_results_that_tell_less_are_not_refused() -> None:
+    for older in ({}, {"protocol": "bin"}, {key: value for key, value in BIN.items() if key != "images"}):
+        assert unlike_data(BIN, older) == unlike_data(older, BIN) == ""
+
+
+def test_why_a_figure_cannot_be_paired(monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = pairs(0), pairs(1)
+    for one in (old, new):
+        one |= {key: {"value": 0.5} for key in ("std", "rank-1", "threshold@0.1")} | {"tar@0.001": {"value": None}}
+    for key, said in (
+        ("std", "no paired difference is known"),
+        ("rank-1", "no position and person item by item"),
+        ("threshold@0.1", "each model's own"),
+        ("tar@0.001", "has no value"),
+        ("gap", "no such figure"),
+        ("auc", ""),
+    ):
+        assert said in untold(key, old, new) and bool(untold(key, old, new)) == bool(said)
+    monkeypatch.setattr(intervals, "LARGE", 199)
+    assert "more than 199 pairs" in untold("eer", old, new) and "eer" not in gains(old, new, 10)
+    for one in (old, new):  # as of templates: DeLong's variance would be that of independent pairs
+        one["items"] |= {"person_1": np.arange(200) // 8, "person_2": np.arange(200) // 8}
+    assert set(gains(old, new, 10)) == {"accuracy", "tar@0.1"} and "share people" in untold("auc", old, new)
 
 
 def test_holm_allows_for_how_many_were_looked_at() -> None:

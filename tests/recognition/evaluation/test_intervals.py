@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -59,6 +60,36 @@ def test_tar_by_person_is_that_of_the_pairs_listed_as_drawn(
     np.testing.assert_allclose(found, wanted, atol=1e-12)
     numbers = intervals.resample_tar_by_group(scores, same, first * 1000, second * 1000, far, resamples=20, seed=3)
     assert (numbers == found).all()
+
+
+def test_groups_are_numbered_alike_whatever_the_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weighted, "BLOCK", 1000)  # several blocks
+    wide = np.random.default_rng(0).permutation(np.repeat(np.arange(-30_000, 30_001, 20, dtype=np.int16), 30))
+    names = np.unique(wide)
+    (found, other), count = weighted.group_positions(wide, wide[::-1])  # their range is more than an int16 holds
+    assert count == len(names) and found.dtype == np.int32
+    np.testing.assert_array_equal(found, np.searchsorted(names, wide))
+    np.testing.assert_array_equal(other, found[::-1])
+    numbered = found.astype(np.int16)
+    assert weighted.group_positions(numbered, numbered)[0][0] is numbered  # 15.7 million are not copied
+    huge = np.array([2**63 + 5, 2**63 + 2, 2**63 + 5], np.uint64)
+    assert weighted.group_positions(huge)[0][0].tolist() == [1, 0, 1]
+
+
+def test_millions_of_pairs_are_not_copied_in_double_precision() -> None:
+    generator = np.random.default_rng(0)
+    first, second = generator.integers(300, size=(2, 1_000_000), dtype=np.int16)
+    first[:300], second[:300] = np.arange(300), np.arange(300)
+    same, scores = first == second, generator.random(1_000_000, np.float32)
+    kept = scores.copy()
+    tracemalloc.start()
+    found = intervals.resample_tar_by_group(scores, same, first, second, 0.01, resamples=20)
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held < 28e6, f"{held / 1e6:.1f} bytes a pair"  # copies of scores and groups alone would take 32
+    np.testing.assert_array_equal(scores, kept)
+    double = intervals.resample_tar_by_group(scores.astype(np.float64), same, first, second, 0.01, resamples=20)
+    np.testing.assert_array_equal(found, double)
 
 
 def test_several_fars_at_once_and_more_impostors_than_were_sorted(monkeypatch: pytest.MonkeyPatch) -> None:

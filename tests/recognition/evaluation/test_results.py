@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ import torch
 from recognition.data.pairs import PairSet, write_bin
 from recognition.distributed import World
 from recognition.evaluation import results as kept
+from recognition.evaluation.gains import unlike_data
+from recognition.evaluation.protocol import EvaluationSet, Rules, View
 from recognition.evaluation.results import about, load_about, load_measures, load_model, load_results, save_results
 from recognition.evaluation.runner import evaluate
 from recognition.evaluation.sets import open_sets
@@ -111,15 +115,19 @@ def test_real_results_fit_the_schema(tmp_path: Path) -> None:
     chosen = [
         {"name": "pairs", "kind": "bin", "path": str(tmp_path / "faces.bin"), "folds": 2},
         {"name": "who", "kind": "identification", "records": str(tmp_path / "people.rec"), "low_res": [[112, 14]]},
+        {"name": "drawn", "kind": "drawn", "records": str(tmp_path / "people.rec"), "count": 12, "folds": 2},
     ]
-    settings = {"sets": chosen, "bootstrap": 20, "ranks": [1]}
+    settings = {"sets": chosen, "bootstrap": 20, "ranks": [1], "far": [0.2], "flip": True}
     sets = open_sets(settings)
     found = evaluate(TinyModel(), settings, World(0, 0, 1, torch.device("cpu")), sets)
-    save_results(tmp_path, found, about(sets))
+    save_results(tmp_path, found, about(sets, settings))
     written = json.loads((tmp_path / "results.json").read_text())
     assert faults(written, SCHEMA, SCHEMA) == []
     assert written["sets"]["who"]["protocol"] == "identification" and written["sets"]["who"]["rules"]["tie"]
     assert written["sets"]["who"]["settings"]["low_res"] == [[112, 14]]
+    assert written["sets"]["who"]["rules"]["flip"] == "each picture and its mirror image: raw sum of both embeddings"
+    table = written["sets"]["drawn"]["parts"]["112"]["thresholds"]
+    assert "tar" in table["0.1"] and "reason" in table["1e-06"]
     for change in (
         lambda w: w.pop("format"),
         lambda w: w["sets"]["pairs"].pop("parts"),
@@ -127,9 +135,67 @@ def test_real_results_fit_the_schema(tmp_path: Path) -> None:
         lambda w: w["sets"]["pairs"]["parts"]["112"]["accuracy"].update(lo="low"),
         lambda w: w["sets"]["pairs"]["parts"]["112"]["roc"].update(far=[[1]]),
         lambda w: w["sets"]["pairs"]["parts"]["112"].update(pairs=[3]),
+        lambda w: w["sets"]["drawn"]["parts"]["112"]["thresholds"]["0.1"].pop("threshold"),
+        lambda w: w["sets"]["drawn"]["parts"]["112"].update(thresholds={"0.1": {"value": 0.5}}),
+        lambda w: w["sets"]["drawn"]["images"].pop("count"),
         lambda w: w["sets"].update({"a/b": {"parts": {}}}),
         lambda w: w.update(more=1),
     ):
         wrong = copy.deepcopy(written)
         change(wrong)
         assert faults(wrong, SCHEMA, SCHEMA)
+
+
+@dataclass
+class Pictures:
+    """A protocol as far as about() reads it."""
+
+    images: Sequence[bytes]
+    views: dict[str, View]
+    rules: Rules
+
+
+class Read(list):
+    """Pictures that say which of them were read."""
+
+    asked: list[int]
+
+    def __getitem__(self, i: int) -> bytes:
+        self.asked.append(i)
+        return super().__getitem__(i)
+
+
+class Cut(list):
+    """Made of the pictures below it when asked for, in another way by each version of a library."""
+
+    def __init__(self, images: Sequence[bytes], rows: np.ndarray) -> None:
+        super().__init__(b"?" * len(rows))
+        self.images, self.rows = images, rows
+
+
+def told(images: Sequence[bytes], rows: list[int], settings: dict | None = None, flip: str = "") -> dict:
+    views = {"112": View(np.array(rows[::2])), "14": View(np.array(rows[1::2] + rows[:1]), 14)}
+    protocol = Pictures(images, views, Rules("none", flip=flip))
+    return about([EvaluationSet("set", protocol, "bin", {"path": "a.bin"})], settings)["set"]
+
+
+def test_pictures_are_told_by_a_fingerprint_of_some() -> None:
+    images, rows = Read(b"%d" % n for n in range(1000)), list(range(3, 995, 2))
+    images.asked = []
+    first = told(images, rows)
+    assert first["images"]["count"] == len(rows) == 496
+    assert len(images.asked) == 64 and (images.asked[0], images.asked[-1]) == (3, 993) and set(images.asked) < set(rows)
+    more = [b"%d" % n for n in range(1000)] + [b"another"]
+    assert told(more, rows) == first and unlike_data(first, told(more, rows)) == ""
+    assert unlike_data(first, told([b"x" + one for one in more], rows)).endswith("their fingerprints differ")
+    assert unlike_data(first, told(more, rows[:-1])).endswith("496 against 495")
+    assert told([b"ab", b"c"], [0, 1])["images"] != told([b"a", b"bc"], [0, 1])["images"]
+    below = [b"%d" % n for n in range(2000)]
+    assert told(Cut(below, np.arange(1000)), rows) == first
+
+
+def test_mirrored_faces_are_told_by_the_protocol_or_the_settings() -> None:
+    images, rows = [b"a", b"b"], [0, 1]
+    for settings, wanted in ((None, ""), ({}, "none"), ({"flip": True}, kept.FLIPPED[1])):
+        assert told(images, rows, settings)["rules"]["flip"] == wanted
+    assert told(images, rows, {"flip": True}, "joined")["rules"]["flip"] == "joined"

@@ -84,6 +84,24 @@ def test_only_the_highest_are_kept_and_more_where_a_resample_needs_them(monkeypa
     assert thresholds(rows, person, far, resamples=20) == wanted
 
 
+def test_few_people_are_resampled_from_all_pairs_that_a_resample_may_need() -> None:
+    rows, person = some_faces(400, 4)
+    found = thresholds(rows, person, (0.1,), resamples=200, seed=2)["threshold@0.1"]
+    unit = rows.astype(np.float64) / np.linalg.norm(rows, axis=1, keepdims=True)
+    first, second = np.triu_indices(len(rows), 1)
+    first, second = (side[person[first] != person[second]] for side in (first, second))
+    score = (unit[first] * unit[second]).sum(1)
+    order = np.argsort(-score)
+    score, people = score[order], (person[first[order]], person[second[order]])
+    lowest = []
+    for counts in np.concatenate(list(draw_counts(np.random.default_rng(2), 4, 200))):
+        weight = counts[people[0]] * counts[people[1]]
+        if weight.any():
+            passing = np.cumsum(weight) <= 0.1 * weight.sum() + 1e-9
+            lowest.append(score[np.flatnonzero(passing)[-1]])
+    assert (found["lo"], found["hi"]) == pytest.approx(interval(np.array(lowest)), abs=1e-6)
+
+
 def test_a_share_of_the_pairs_stands_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, person = some_faces(600, 150)
     exact = thresholds(rows, person, (0.2, 0.1, 1e-3), resamples=60)

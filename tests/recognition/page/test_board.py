@@ -56,7 +56,7 @@ def test_a_model_that_misses_nothing_can_be_drawn() -> None:
 def test_plots_and_projector_join_the_logs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(board, "load_run", lambda path: Colours())
     told = board.add_to_logs(read_run(run), ALONE)
-    assert told[0].startswith("5 plots of update 8") and "at 112 and 14 px" in told[1]
+    assert told[0].startswith("5 plots of update 8") and "at 112" in told[1]
     events = EventAccumulator(str(run / "logs"), {"images": 0}).Reload()
     assert "report/cmc/people" in events.Tags()["images"]
     one = read_config(run / "logs").embeddings[0]

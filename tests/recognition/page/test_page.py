@@ -182,6 +182,20 @@ def test_older_results_say_what_they_lack(run: Path, tmp_path: Path) -> None:
     assert "the first image of a pair" in seen.words  # rules from the set's own files
 
 
+def test_runs_on_other_data_are_not_paired(run: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(run, tmp_path / "other")
+    assert "not of the same data" not in Seen(page(read_runs([run, other]), count=0)).words
+    for when in ("before", "after"):
+        told = json.loads((other / "report" / when / "results.json").read_text())
+        told["sets"]["pairs"]["settings"]["records"] = "elsewhere/people.rec"
+        told["sets"]["pairs"]["rules"]["flip"] = ""  # as older results have it
+        (other / "report" / when / "results.json").write_text(json.dumps(told))
+    words = Seen(page(read_runs([run, other]), count=0)).words
+    assert "pairs: not of the same data (the set's records is 'train.rec' against 'people.rec')." in words
+    assert "people: not of the same data" not in words
+    assert re.search(r"flip\s*none", Seen(page(read_runs([other]), count=0)).words)
+
+
 def test_worst_retrievals_show_who_stood_before_the_mate(run: Path) -> None:
     one = read_run(run)
     items = one.results["after"]["people"]["112"]["items"]

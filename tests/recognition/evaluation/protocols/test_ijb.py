@@ -15,9 +15,12 @@ from recognition.data.alignment import TEMPLATE, align
 from recognition.data.decode import decode
 from recognition.data.recordio import Header, RecordWriter, pack
 from recognition.distributed import World
+from recognition.evaluation.intervals import interval_of_share
 from recognition.evaluation.listed import MISSED
 from recognition.evaluation.protocol import ITEMS, Asked, Looked
 from recognition.evaluation.protocols import PROTOCOLS, ijb
+from recognition.evaluation.protocols._enrolled import Enrolled, identify
+from recognition.evaluation.protocols._templates import Templates
 from recognition.evaluation.protocols.ijb import IJB
 from recognition.evaluation.results import load_results, save_results
 from recognition.evaluation.runner import evaluate
@@ -92,7 +95,9 @@ def opened(folder: Path, name: str = "ijbb", **settings: object) -> IJB:
 @pytest.mark.parametrize("name", ["ijbb", "ijbc"])
 def test_by_hand(tmp_path: Path, name: str) -> None:
     protocol = opened(write(tmp_path, name), name)
-    found = protocol.measure(see(protocol), ASKED)
+    looked = see(protocol)
+    found = protocol.measure(looked, ASKED)
+    assert not looked  # the pictures' embeddings may go once there are templates
     part = found["verification"]
     np.testing.assert_allclose(part[ITEMS]["score"], SCORES, atol=1e-6)
     assert part[ITEMS]["score"].dtype == np.float32 and part[ITEMS]["same"].dtype == bool
@@ -118,9 +123,23 @@ def test_by_hand(tmp_path: Path, name: str) -> None:
     # 1 and 2 are found in the first gallery; 3 in the second, where it stands alone
     assert who["rank-1"]["value"] == 1 and who["probes"] == 3 and who["unmated"] == 0
     assert [who["gallery"], who["people"]] == [3, 3]
+    assert (who["rank-1"]["lo"], who["rank-1"]["hi"]) == interval_of_share(3, 3)
     # gallery 1: 3 is the stranger, at 0.8, which only 1 is above; gallery 2: 1 and 2 at 0, and 3 at 0.6
     assert who["tpir1@0.01"]["value"] == pytest.approx((1 / 2 + 1) / 2)
     assert (who["tpir1@0.01"]["value_1"], who["tpir1@0.01"]["value_2"]) == (0.5, 1)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_where_all_or_none_are_found_the_interval_is_the_exact_one(found: bool) -> None:
+    """Four people, two in either gallery, each probe its template's equal, or every template alike."""
+    vectors = (np.eye(4) if found else np.ones((4, 4)) / 2).astype(np.float32)
+    templates = Templates(vectors, np.ones(4, bool), np.arange(4, dtype=np.int32))
+    probes, *galleries = (Enrolled(rows, 10 + rows) for rows in (np.arange(4), np.array([0, 1]), np.array([2, 3])))
+    part = identify(templates, probes, galleries, galleries, Asked(resamples=50), (1,), (0.1,))
+    for key in ("rank-1", "tpir1@0.1"):
+        assert part[key]["value"] == float(found)
+        assert (part[key]["lo"], part[key]["hi"]) == interval_of_share(4 if found else 0, 4)
+    assert "lo" in part["tpir1@0.1"] and part["gallery"] == part["people"] == part["probes"] == 4
 
 
 def test_weights(tmp_path: Path) -> None:
