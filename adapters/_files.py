@@ -165,6 +165,7 @@ def model_card(card: Card, tensors: Mapping[str, Tensor]) -> str:
         "trained on records": _code(card.get("records")),
         "input": _preprocessing(card.get("preprocessing")),
     }
+    rows |= _training(card.get("training"))
     if adapter.needs_gate and "gate" in card:
         rows["scorer"] = f"{_listed(card.get('scorer', {}))}, of what the network sees"
         rows["gate"] = f"{_listed(card['gate'])}; 0 = low quality, 1 = high"
@@ -247,6 +248,20 @@ def _results(results: object) -> list[str]:
                 lines.append(f"| {named.get(when, when)} | " + " | ".join(cells) + " |")
             lines.append("")
     return lines
+
+
+def _training(found: object) -> dict[str, str]:
+    """The recipe in short, as rows of the table."""
+    if not isinstance(found, dict):
+        return {}
+    data = found.get("data", {})
+    counts = ", ".join(f"{data[key]:,} {key}" for key in ("images", "classes") if key in data)
+    rows = {"training data": f"`{data.get('records')}`" + (f", {counts}" if counts else "")}
+    for key in ("margin", "objectives", "optim", "schedule", "degradation"):
+        if key in found:
+            told = found[key] if isinstance(found[key], list) else [found[key]]
+            rows[key] = "; ".join(_listed(one) for one in told if isinstance(one, dict))
+    return rows
 
 
 def _thresholds(card: Card) -> list[str]:

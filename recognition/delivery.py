@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import adapters
 from iqa._gate import plain
 from recognition.calibration import fitted_by
-from recognition.config import arguments, to_json
+from recognition.config import arguments, from_json, to_json
 from recognition.evaluation.report import write_figure
 from recognition.evaluation.results import RESULTS, load_measures, load_model
 from recognition.files import write_atomically
@@ -74,25 +74,47 @@ def read_base(path: str, *, whole: bool = True) -> Base:
     return Base(sha256(path), adapters.hash_tensors(found.tensors), found.card.get("licence"))
 
 
-def write_model(run: Path, config: EasyDict, model: FaceModel, records: str, base: Base | None = None) -> Path:
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a model was trained on."""
+
+    records: str  # fingerprint
+    base: Base
+    images: int = 0  # 0 = not known
+    classes: int = 0
+
+
+def write_model(run: Path, config: EasyDict, model: FaceModel, origin: Origin | str) -> Path:
     """What training made, as an adapter's folder: the adapter, or the whole backbone of full fine-tuning.
 
-    records: fingerprint of the training records. base: None = as its file is now. Returns the tensor file's path.
+    origin: or the records' fingerprint alone; the base is then as its file is now. Returns the tensor file's path.
     """
     tensors = adapters.state(model.backbone) | _gate_tensors(model)
-    return adapters.write_folder(run / FOLDER, tensors, _card(run, config, model, records, [*tensors], base, None))
+    return adapters.write_folder(run / FOLDER, tensors, _card(run, config, model, origin, [*tensors], None))
 
 
-def card_texts(
-    run: Path, config: EasyDict, model: FaceModel, records: str, base: Base | None = None, update: int | None = None
-) -> dict[str, str]:
+def refresh_card(run: Path) -> None:
+    """Have the delivered model's card tell the results in report/after, once they have been made anew.
+
+    FileNotFoundError or ValueError where there is no such model or card.
+    """
+    saved, config = adapters.read_folder(run / FOLDER), from_json(run / "config.json")
+    card = {key: value for key, value in saved.card.items() if key != "thresholds"}
+    card["results"] = found = _all_results(run, None)
+    if thresholds := _thresholds(found, config):
+        card["thresholds"] = thresholds
+    for name, text in adapters.card_texts(card, {**saved.tensors, **saved.gate}).items():
+        write_atomically(run / FOLDER / name, text)
+
+
+def card_texts(run: Path, config: EasyDict, model: FaceModel, origin: Origin, update: int) -> dict[str, str]:
     """The model card as it stands, by file name, for a checkpoint: data, recipe, preprocessing, figures until now.
 
     update: of the checkpoint; results of later ones are of another model.
     """
     everything = model.backbone.state_dict()  # no copies: only names and sizes are told
     tensors = {key: everything[key] for key in adapters.attached(model.backbone).keys} | _gate_tensors(model)
-    return adapters.card_texts(_card(run, config, model, records, [*tensors], base, update), tensors)
+    return adapters.card_texts(_card(run, config, model, origin, [*tensors], update), tensors)
 
 
 def _gate_tensors(model: FaceModel) -> dict[str, Tensor]:
@@ -100,20 +122,14 @@ def _gate_tensors(model: FaceModel) -> dict[str, Tensor]:
 
 
 def _card(
-    run: Path,
-    config: EasyDict,
-    model: FaceModel,
-    records: str,
-    names: list[str],
-    base: Base | None,
-    update: int | None,
+    run: Path, config: EasyDict, model: FaceModel, origin: Origin | str, names: list[str], update: int | None
 ) -> dict[str, object]:
-    gate, name = model.quality_gate, config.adapter.name
-    base = read_base(config.backbone.weights) if base is None else base
+    if isinstance(origin, str):
+        origin = Origin(origin, read_base(config.backbone.weights))
+    gate, name, base = model.quality_gate, config.adapter.name, origin.base
     held = {key for key, _ in model.backbone.named_buffers()}
     held |= {f"{GATE}{key}" for key, _ in gate.named_buffers()} if gate is not None else set()
-    found = {when: told for when in WHEN if (told := _results(run / "report" / when, when, update))}
-    newest = found.get("after") or found.get("during") or {}  # the base's thresholds are none of this model
+    found = _all_results(run, update)
     card: dict[str, object] = {
         "backbone": config.backbone.name,
         "arguments": arguments(config.backbone, "backbone"),
@@ -125,10 +141,11 @@ def _card(
         "gate": _gate(run, config, gate),
         "scorer": dict(config.scorer),
         "preprocessing": preprocessing(model.backbone),
-        "records": records,
+        "records": origin.records,
+        "training": _training(config, origin),
         "results": found,
     }
-    if thresholds := _thresholds(newest):
+    if thresholds := _thresholds(found, config):
         card["thresholds"] = thresholds
     if base.licence is not None:
         card["licence"] = base.licence
@@ -146,6 +163,19 @@ def _gate(run: Path, config: EasyDict, gate: nn.Module | None) -> dict[str, obje
         told["learned"] = {key: plain(now) for key, now in zip(("midpoint", "slope"), gate.now(), strict=True)}
     fitted = fitted_by(run)
     return {**told, **({"fitted": fitted} if fitted else {})}
+
+
+def _training(config: EasyDict, origin: Origin) -> dict[str, object]:
+    """The recipe in short: what the model has learned from, and how."""
+    data = {"records": config.data.records, "batch_size": config.data.batch_size}
+    data |= {key: count for key, count in (("images", origin.images), ("classes", origin.classes)) if count}
+    sections = {key: dict(config[key]) for key in ("margin", "degradation", "optim", "schedule") if config.get(key)}
+    objectives = {"objectives": list(config.objectives)} if config.objectives else {}
+    return json.loads(json.dumps({"data": data, **sections, **objectives}, default=str))
+
+
+def _all_results(run: Path, update: int | None) -> dict[str, dict]:
+    return {when: told for when in WHEN if (told := _results(run / "report" / when, when, update))}
 
 
 def _results(folder: Path, when: str, update: int | None) -> dict[str, dict]:
@@ -175,12 +205,17 @@ def _is_told(key: str, one: object) -> bool:
     return isinstance(one, dict) and ("value" in one or (key == "thresholds" and bool(one)))
 
 
-def _thresholds(results: dict[str, dict]) -> dict[str, object]:
-    """Those of the first set that has some, at its first part; {} where none has."""
-    for name, parts in results.items():
+def _thresholds(results: dict[str, dict], config: EasyDict) -> dict[str, object]:
+    """Those of the newest evaluation's first set that has some, at its first part; {} where none has.
+
+    Never of the base: its thresholds are none of this model's.
+    """
+    when = next((when for when in ("after", "during") if when in results), "")
+    for name, parts in results.get(when, {}).items():
         for part, measures in parts.items():
             if "thresholds" in measures:
-                return {"set": name, "part": part, "at": measures["thresholds"]}
+                flip = "sum" if config.evaluation.get("flip") else "none"
+                return {"set": name, "part": part, "when": when, "flip": flip, "at": measures["thresholds"]}
     return {}
 
 

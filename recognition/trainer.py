@@ -155,13 +155,15 @@ class Trainer:
         if self.world.is_main:
             model = self.learner.model
             try:  # a page for people: no reason to lose a checkpoint
-                texts = delivery.card_texts(
-                    self.run, self.config, model, self.records.fingerprint(), self.base, self.update
-                )
+                texts = delivery.card_texts(self.run, self.config, model, self.origin(), self.update)
             except (OSError, ValueError) as error:
                 self.logs.say(f"WARNING: the checkpoint of update {self.update} has no model card: {error}")
         last = bool(self.stopped_by) or self.update == self.schedule.total
         self.keeper.save(self.learner, state, texts, last=last)
+
+    def origin(self) -> delivery.Origin:
+        """What the model card tells of data and base."""
+        return delivery.Origin(self.records.fingerprint(), self.base, len(self.records), self.records.num_classes)
 
     def deliver(self) -> None:
         """Write what the training made, adapter or whole backbone, and the report."""
@@ -171,7 +173,7 @@ class Trainer:
         with self.logs.going_on("the summary is not kept"):
             delivery.write_summary(self.run, model, self.update, self.meter.seconds)
         with self.learner.shown():
-            path = delivery.write_model(self.run, self.config, model, self.records.fingerprint(), self.base)
+            path = delivery.write_model(self.run, self.config, model, self.origin())
         self.logs.say(f"model   {path}")
         if (scores := self.meter.scores()) is not None:
             self.picture("scores", report.score_figure(scores, self.learner.losses.quality.quality_gate))

@@ -68,6 +68,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"{arguments.model} is no run folder: weights are evaluated by the settings of a --config")
     if not is_run and (arguments.base or not arguments.output):
         parser.error("weights have no run folder and no base: name an --output, and leave --base out")
+    if not is_run and not Path(arguments.model).exists():
+        parser.error(f"there is no {arguments.model}")
     if arguments.overrides and not arguments.config:
         parser.error("section.setting=value changes a --config; change the run's own settings by --set KEY=VALUE")
     return arguments
@@ -122,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, config: dict) -> None:
-    from recognition import distributed
+    from recognition import delivery, distributed
     from recognition.evaluation.report import report, write_report
     from recognition.evaluation.results import about, load_results, save_results
     from recognition.evaluation.runner import evaluate
@@ -144,6 +146,8 @@ def _evaluate(arguments: argparse.Namespace, config: dict) -> None:
             save_results(folder / name, found, about(sets, config.evaluation))
         if "before" not in results and not changed and (folder / "before" / "results.json").is_file():
             results = {"before": load_results(folder / "before"), **results}
+        if not changed and not arguments.output and folder.parent == Path(arguments.model):
+            delivery.refresh_card(folder.parent)
         print(report(results))
         print(f"\nwritten to {write_report(folder, results)}")
     distributed.stop()

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapters._files import read_object
+from adapters._files import CARD, read_object
+from recognition import checkpoint
 from recognition.types import IMAGE_SIZE
 
 OWN, BESIDE = "threshold@", "tar@"  # measures that are thresholds, threshold@0.001, and those that have one beside
+FLIP_MARKS = {  # of the words in which rules tell it
+    "none": re.compile(r"^none\b|^no mirror"),
+    "sum": re.compile(r"\b(sum|added)\b"),
+    "concat": re.compile(r"\bone behind the other\b|\bconcat"),
+}
+SIDES = re.compile(r"\d+(-\d+)?")  # a part's name that tells the pixels of both images
 MEASURE = "python tools/evaluate.py RUN --set far=[{far:g}]"
 
 
@@ -27,6 +35,7 @@ class Chosen:
     reached: float | None = None  # the false accept rate on that set
     impostors: int | None = None  # pairs of different people there
     note: str = ""  # in words
+    flip: str = ""  # what became of the mirrored face when it was measured: "none", "sum", "concat"; "" = unknown
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -43,6 +52,7 @@ class At:
     reached: float | None = None
     impostors: int | None = None
     reason: str = ""  # why there is none, or how far to believe it
+    flip: str = ""  # as Chosen.flip
 
 
 @dataclass(slots=True)
@@ -52,12 +62,16 @@ class Thresholds:
     source: str  # what holds them, in words
     at: dict[str, dict[float, At]] = field(default_factory=dict)  # by set/part, then by false accept rate
     recommended: bool = False  # the first set/part is the card's own choice
+    when: str = ""  # "during" for those of a checkpoint, measured on the way
 
-    def choose(self, far: float = 1e-3, operating: str = "", threshold: float | None = None) -> Chosen:
+    def choose(
+        self, far: float = 1e-3, operating: str = "", threshold: float | None = None, flip: str = "none"
+    ) -> Chosen:
         """The threshold at a false accept rate.
 
         operating: set/part, such as "lfw/112-14", or the set alone; "" = the card's own choice, else its first.
-        threshold: taken as it is, nothing is looked up. Where the card holds no thresholds at all the answer has none,
+        threshold: taken as it is, nothing is looked up. flip: of the embeddings it is for; the note says where it was
+        measured with another, or on reduced faces that nobody asked for. Where the card holds no thresholds at all the answer has none,
         and says so in `note`.
         ValueError for a FAR outside (0, 1], a FAR or operating point that the card does not hold (it names those it
         has), and a FAR of which the card says that it could not be measured.
@@ -75,7 +89,7 @@ class Thresholds:
                 note=f"no threshold: {self.source}; the similarity alone is told. Measure one "
                 f"({MEASURE.format(far=far)}) and name what holds it (--card FILE), or give one (--threshold)",
             )
-        where = self._operating(operating)
+        where, doubt = self._operating(operating)
         found = next((at for known, at in self.at[where].items() if math.isclose(known, far, rel_tol=1e-9)), None)
         if found is None:
             raise ValueError(
@@ -88,20 +102,24 @@ class Thresholds:
                 f"{self.source} holds no threshold at FAR {far:g} for {where}: {found.reason or 'it was not measured'}."
                 f" It was asked for {self._fars(where)}; take another, or give a --threshold"
             )
-        return Chosen(
-            found.threshold, far, where, found.lo, found.hi, found.reached, found.impostors, _note(found, far, where)
-        )
+        during = ", during training" if self.when == "during" else ""
+        note = f"{_note(found, far, where + during)}{_of_another_flip(found.flip, flip)}{doubt}"
+        bounds = found.lo, found.hi, found.reached, found.impostors
+        return Chosen(found.threshold, far, where, *bounds, note, found.flip)
 
-    def _operating(self, asked: str) -> str:
+    def _operating(self, asked: str) -> tuple[str, str]:
+        """The set/part that is meant, and what is to be said of one that nobody named."""
         if not asked:
             first = next(iter(self.at))
-            whole = f"{first.split('/')[0]}/{IMAGE_SIZE}"  # of the set's parts the one of faces as they are
-            return whole if whole in self.at and not self.recommended else first
+            whole = [where for where in self.at if where.split("/")[1] == str(IMAGE_SIZE)]  # faces as they are
+            whole.sort(key=lambda where: where.split("/")[0] != first.split("/")[0])  # of the first set, if it has some
+            where = whole[0] if whole and not self.recommended else first
+            return where, _of_reduced(where, whole)
         if asked in self.at:
-            return asked
+            return asked, ""
         of_set = [where for where in self.at if where.split("/")[0] == asked]
         if of_set:
-            return of_set[0]
+            return of_set[0], ""
         raise ValueError(f"{self.source} holds no thresholds for '{asked}', but for {', '.join(self.at)}")
 
     def _fars(self, where: str) -> str:
@@ -109,32 +127,51 @@ class Thresholds:
 
 
 def of_card(card: Mapping[str, object], source: str) -> Thresholds:
-    """The thresholds in a card: its entry "thresholds", and those of its results after training.
+    """The thresholds in a card: its entry "thresholds", and those of its results after training, or of a checkpoint.
 
-    card: also the results.json of an evaluation, {set: {part: measures}}. source: what it is, for messages.
+    card: also the results.json of an evaluation, {set: {part: measures}}. source: what it is, for messages. Results
+    from before training are the base's, and are not looked at.
     ValueError where an entry is of another form.
     """
     found: dict[str, dict[float, At]] = {}
+    flips = _flips(card)
+    results, when = _results(card)
     try:
-        if own := card.get("thresholds"):
-            where = f"{own['set']}/{own['part']}"
-            found[where] = {float(far): _at(one) for far, one in own["at"].items()}
-        for name, parts in _results(card).items():
+        if own := _own(card):
+            where, flips, when = f"{own['set']}/{own['part']}", {own["set"]: own.get("flip", "")}, own.get("when", when)
+            found[where] = {float(far): _at(one, flips[own["set"]]) for far, one in own["at"].items()}
+        for name, parts in results.items():
             for part, measures in parts.items():
-                here = _of_measures(measures)
+                here = _of_measures(measures, flips.get(name, ""))
                 if here:
                     found[f"{name}/{part}"] = {**here, **found.get(f"{name}/{part}", {})}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{source}: its thresholds are of another form than this version reads ({error!r})") from None
-    return Thresholds(source if found else f"{source} holds no thresholds", found, bool(card.get("thresholds")))
+    return Thresholds(source if found else f"{source} holds no thresholds", found, bool(own), when)
+
+
+def card_file(path: Path) -> Path | None:
+    """The card of a run or of one of its checkpoints (RUN/checkpoints/best, too); None for another path.
+
+    Whether it is there is not looked at. FileNotFoundError where there is no best checkpoint.
+    """
+    if path.parent.name == "checkpoints":
+        if path.name == "best":
+            best = checkpoint.read_best(path.parent)
+            if best is None or best.step < 0:
+                raise FileNotFoundError(f"{path.parent} has no best checkpoint: nothing was evaluated")
+            path = checkpoint.path_of(path.parent, best.step)
+        return path / CARD
+    return path / "model" / CARD if (path / "config.json").is_file() else None
 
 
 def read_thresholds(path: str | Path) -> Thresholds:
-    """Those of a card, of a run (its model's card), or of the results.json that an evaluation wrote.
+    """Those of a card, of a run (its model's card), of a checkpoint, or of the results.json of an evaluation.
 
     FileNotFoundError where there is none; ValueError for one without thresholds.
     """
     path = Path(path)
+    path = card_file(path) or path
     if path.is_dir():
         inside = [path / name for name in ("model/adapter.json", "adapter.json", "results.json", "after/results.json")]
         path = next((one for one in inside if one.is_file()), path)
@@ -157,17 +194,38 @@ def of_metadata(metadata: Mapping[str, str], source: str) -> Thresholds:
     return of_card(card, source)
 
 
-def _results(card: Mapping[str, object]) -> Mapping[str, Mapping[str, Mapping[str, object]]]:
-    """{set: {part: measures}} of a card, or of a results.json in its form of today or of before."""
+def _own(card: Mapping[str, object]) -> Mapping[str, object] | None:
+    """The card's entry "thresholds", unless it is of the base."""
+    own, results = card.get("thresholds"), card.get("results")
+    alone = isinstance(results, Mapping) and list(results) == ["before"]
+    of_base = isinstance(own, Mapping) and own.get("when", "before" if alone else "") == "before"
+    return None if of_base else own or None
+
+
+def _results(card: Mapping[str, object]) -> tuple[Mapping[str, Mapping[str, Mapping[str, object]]], str]:
+    """{set: {part: measures}} of a card, or of a results.json in its form of today or of before; and of when it is."""
     if isinstance(results := card.get("results"), Mapping):
-        return results.get("after", {})
+        when = next((when for when in ("after", "during") if results.get(when)), "")
+        return results.get(when, {}), when
     if isinstance(sets := card.get("sets"), Mapping) and "format" in card:
-        return {name: one["parts"] for name, one in sets.items()}
+        return {name: one["parts"] for name, one in sets.items()}, ""
     plain = all(isinstance(one, Mapping) and all(isinstance(p, Mapping) for p in one.values()) for one in card.values())
-    return card if plain and "thresholds" not in card else {}
+    return (card if plain and "thresholds" not in card else {}), ""
 
 
-def _of_measures(measures: Mapping[str, object]) -> dict[float, At]:
+def _flips(card: Mapping[str, object]) -> dict[str, str]:
+    """By set, what its rules in a results.json say of mirrored faces; sets whose rules say nothing known are absent."""
+    sets = card.get("sets")
+    found = {}
+    for name, one in sets.items() if isinstance(sets, Mapping) and "format" in card else ():
+        rules = one.get("rules") if isinstance(one, Mapping) else None
+        words = str(rules.get("flip", "")) if isinstance(rules, Mapping) else ""
+        known = (flip for flip, mark in FLIP_MARKS.items() if mark.search(words))
+        found |= {name: flip for flip in known}
+    return found
+
+
+def _of_measures(measures: Mapping[str, object], flip: str) -> dict[float, At]:
     impostors, pairs, genuine = (measures.get(key) for key in ("impostors", "pairs", "genuine"))
     if impostors is None and pairs is not None and genuine is not None:
         impostors = int(pairs) - int(genuine)
@@ -175,16 +233,16 @@ def _of_measures(measures: Mapping[str, object]) -> dict[float, At]:
     for name, one in measures.items():
         if name.startswith(BESIDE) and isinstance(one, Mapping) and one.get("threshold") is not None:
             told = {"threshold": one["threshold"], "far": one.get("far"), "impostors": impostors}
-            found.setdefault(float(name.removeprefix(BESIDE)), _at(told))
+            found.setdefault(float(name.removeprefix(BESIDE)), _at(told, flip))
         elif name.startswith(OWN) and isinstance(one, Mapping):
             told = {"threshold": one, "far": one.get("far"), "impostors": impostors, "reason": one.get("reason")}
-            found[float(name.removeprefix(OWN))] = _at(told)
+            found[float(name.removeprefix(OWN))] = _at(told, flip)
     # of all pairs of strangers, which are far more than those that a set lists
-    found |= {float(far): _at(row) for far, row in measures.get("thresholds", {}).items() if row["threshold"]["value"]}
-    return found
+    own = measures.get("thresholds", {})
+    return found | {float(far): _at(row, flip) for far, row in own.items() if row["threshold"]["value"] is not None}
 
 
-def _at(one: Mapping[str, object]) -> At:
+def _at(one: Mapping[str, object], flip: str = "") -> At:
     inner = one.get("threshold")
     told = inner if isinstance(inner, Mapping) else {"value": inner}
     value, lo, hi = (_number(told.get(key)) for key in ("value", "lo", "hi"))
@@ -196,6 +254,7 @@ def _at(one: Mapping[str, object]) -> At:
         _number(one.get("far")),
         None if impostors is None else int(impostors),
         str(one.get("reason") or ""),
+        str(flip),
     )
 
 
@@ -208,6 +267,26 @@ def _note(found: At, far: float, where: str) -> str:
             most = f" (at 95 %, the FAR is below {3 / found.impostors:.1g})" if found.impostors else ""  # rule of three
             note += f": no stranger passed, so it stands on the few that came nearest{most}"
     return f"{note}; {found.reason}" if found.reason else note
+
+
+def _of_another_flip(measured: str, asked: str) -> str:
+    if measured == asked or (not measured and asked == "none"):  # none is what an evaluation does by itself
+        return ""
+    if not measured:
+        return f"; it is not told with which flip, and this is flip {asked}: the two have other thresholds"
+    return (
+        f"; measured with flip {measured}, and this is flip {asked}: similarities of the two are not alike, and the "
+        "FAR is another"
+    )
+
+
+def _of_reduced(where: str, whole: list[str]) -> str:
+    """What is to be said of a set/part that nobody named, where it tells of faces of other sides than 112 px."""
+    part = where.split("/", 1)[1]
+    if not SIDES.fullmatch(part) or set(part.split("-")) == {str(IMAGE_SIZE)}:
+        return ""
+    other = f"for these take --operating {whole[0]}" if whole else f"it holds none of faces of {IMAGE_SIZE} px"
+    return f"; that is of faces of {part} px, and sharper ones have another threshold: {other}"
 
 
 def _number(value: object) -> float | None:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from recognition.evaluation.listed import MISSED
+
 RULES = ("exact", "arcface_torch", "xqlfw", "epfl")
 DISTANCE = {"arcface_torch": (2, 2), "xqlfw": (1, 1), "epfl": (0, 1)}  # a rule's distance is a - b * score
 ROC_POINTS = 200
@@ -78,20 +80,22 @@ def verify_scores(
 ) -> dict:
     """Verification of P pairs by their similarity.
 
-    scores: (P,), higher = more alike; cosines for rules "arcface_torch" and "xqlfw". same: (P,) bool.
+    scores: (P,), higher = more alike; cosines for rules "arcface_torch" and "xqlfw". One of exactly MISSED is a pair
+    without a face: no threshold accepts it, and it stays in every denominator. same: (P,) bool.
     folds: number of contiguous folds, or a fold per pair (P,). Each fold is judged by the threshold that is best on the
     other folds; accuracy is the mean over folds.
     rule: "exact" - a pair passes where score >= threshold, every distinct score is a candidate, and of equally good
     thresholds the lowest is taken; "arcface_torch" - squared distance < threshold for thresholds 0, 0.01, ... 3.99,
     the first best one, and also `val` = TAR at FAR 1e-3 by its folds and its interpolation; "xqlfw" - 1 - cosine <
     threshold for thresholds 0, 0.001, ... 1.999, the first best one; "epfl" - score > threshold for 1,000 thresholds
-    equally spaced above the lowest score of the other folds up to their highest, the lowest of those with the largest
-    TAR - FAR there.
+    equally spaced above the lowest score of the other folds (MISSED apart) up to their highest, the lowest of those
+    with the largest TAR - FAR there.
 
     Returns accuracy, accuracy_std, accuracy_per_fold (F,), threshold_per_fold (F,) as scores, fold (P,), scores (P,),
     correct (P,) bool, pairs, genuine, impostors, rule, auc, eer, eer_threshold, roc {"far", "tar"}, and
-    tar {f: {"tar", "far", "threshold"}}: at the lowest threshold whose FAR is at most f, and the FAR reached: 0
-    where there are fewer than 1 / f impostors. With rule "arcface_torch" also val, val_std and val_far.
+    tar {f: {"tar", "far", "threshold", "nearest", "nearest_far"}}: at the lowest threshold whose FAR is at most f, and
+    the FAR reached: 0 where there are fewer than 1 / f impostors; nearest: at the point whose FAR is nearest to f, even
+    above it, and of several the most lenient. With rule "arcface_torch" also val, val_std and val_far.
     ValueError for scores that are not finite, and where a fold, or the set, holds one class only.
     """
     scores, same = np.asarray(scores, np.float64), as_array(same).astype(bool)
@@ -101,13 +105,14 @@ def verify_scores(
         raise ValueError(f"the score of pair {np.flatnonzero(~np.isfinite(scores))[0]} is not finite")
     if rule not in RULES:
         raise ValueError(f"unknown rule '{rule}' of verification (have: {', '.join(RULES)})")
-    names, fold = _folds(folds, same)
+    names, fold = check_folds(folds, same)
     threshold = np.array([_threshold(scores, same, fold != f, rule) for f in range(len(names))])
     if rule == "exact":
-        accepted = scores >= threshold[fold]
+        accepted = (scores >= threshold[fold]) & (scores != MISSED)
     else:
         a, b = DISTANCE[rule]
-        accepted, threshold = a - b * scores < threshold[fold], (a - threshold) / b
+        accepted = (a - b * scores < threshold[fold]) & (scores != MISSED)
+        threshold = (a - threshold) / b
     correct = accepted == same
     per_fold = np.bincount(fold, correct) / np.bincount(fold)
     result = {
@@ -144,28 +149,46 @@ def as_array(values: ArrayLike | Tensor) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def _folds(folds: int | ArrayLike, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The folds' names (F,) and each pair's fold (P,) as a position in them."""
+def check_folds(folds: int | ArrayLike, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The folds' names (F,) and each pair's fold (P,) as a position in them.
+
+    folds, same: as of verify_scores. ValueError where a fold holds one class only, and for a number that does not fit.
+    """
     if np.ndim(folds) == 0:
         count = int(folds)  # type: ignore[arg-type]
         if not 2 <= count <= len(same):
             raise ValueError(f"folds={count}: {len(same)} pairs can be cut in 2 .. {len(same)} folds")
-        size = len(same) // count + (np.arange(count) < len(same) % count)  # the first folds take the rest
-        names, fold = np.arange(count), np.repeat(np.arange(count), size)
+        names, fold = np.arange(count), _contiguous(len(same), count)
     else:
         if np.shape(folds) != same.shape:
             raise ValueError(f"folds must be a number or one fold per pair {same.shape}, got {np.shape(folds)}")
         names, fold = np.unique(np.asarray(folds), return_inverse=True)
         if len(names) < 2:
             raise ValueError("all pairs are in one fold: a threshold is chosen on other folds, so two are needed")
-    genuine, pairs = np.bincount(fold, same), np.bincount(fold)
-    for f in np.flatnonzero((genuine == 0) | (genuine == pairs)):
-        kind = "genuine" if genuine[f] else "impostor"
+    alone = _of_one_kind(fold, same)
+    if len(alone):
+        f = alone[0]
+        kind = "genuine" if same[fold == f].all() else "impostor"
+        advice = "give the protocol's own fold per pair, or an order in which every fold holds both kinds"
+        if np.ndim(folds) == 0:
+            fits = [n for n in range(len(names) - 1, 1, -1) if not len(_of_one_kind(_contiguous(len(same), n), same))]
+            advice = f"say --argument folds={fits[0]}, or folds={fits[0]} in the recipe" if fits else advice
         raise ValueError(
-            f"fold {names[f]} holds {kind} pairs only ({pairs[f]} of them), so no accuracy can be measured on it: give "
-            "the protocol's own fold per pair, or an order in which every fold holds both kinds"
+            f"fold {names[f]} holds {kind} pairs only ({(fold == f).sum()} of them), so no accuracy can be measured on "
+            f"it: {advice}"
         )
     return names, fold
+
+
+def _contiguous(pairs: int, folds: int) -> np.ndarray:
+    """Fold of each pair (P,); the first folds take the rest."""
+    return np.repeat(np.arange(folds), pairs // folds + (np.arange(folds) < pairs % folds))
+
+
+def _of_one_kind(fold: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """Folds, as positions, whose pairs are all genuine or all impostors."""
+    genuine, pairs = np.bincount(fold, same), np.bincount(fold)
+    return np.flatnonzero((genuine == 0) | (genuine == pairs))
 
 
 def _threshold(scores: np.ndarray, same: np.ndarray, chosen: np.ndarray, rule: str) -> float:
@@ -176,11 +199,12 @@ def _threshold(scores: np.ndarray, same: np.ndarray, chosen: np.ndarray, rule: s
         return float(steps[::-1][np.argmax((genuine - impostors)[::-1])])  # from lax to strict: the lowest best one
     a, b = DISTANCE[rule]
     if rule == "epfl":
-        lowest = scores.min()
-        grid = a - b * (lowest + (scores.max() - lowest) / 1000 * np.arange(1, 1001))
+        seen = scores[scores != MISSED] if (scores != MISSED).any() else scores
+        lowest = seen.min()
+        grid = a - b * (lowest + (seen.max() - lowest) / 1000 * np.arange(1, 1001))
     else:
         grid = np.arange(0, 4, 0.01) if rule == "arcface_torch" else np.arange(0, 2, 0.001)
-    genuine, impostors = _below(a - b * scores, same, grid)
+    genuine, impostors = _below(np.where(scores == MISSED, np.inf, a - b * scores), same, grid)
     if rule == "epfl":  # TAR - FAR, in whole numbers: rounding would choose among equals
         genuine, impostors = genuine * int((~same).sum()), impostors * int(same.sum())
     return float(grid[np.argmax(genuine - impostors)])
@@ -189,8 +213,11 @@ def _threshold(scores: np.ndarray, same: np.ndarray, chosen: np.ndarray, rule: s
 def _sweep(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Thresholds from strict to lax, and the genuine and impostor pairs that pass each.
 
-    The first threshold lies above every score, so that nothing passes; then come all distinct scores.
+    The first threshold lies above every score, so that nothing passes; then come all distinct scores but MISSED.
     """
+    scores, same = scores[scores != MISSED], same[scores != MISSED]
+    if not len(scores):
+        return np.array([np.nextafter(MISSED, np.inf)]), np.zeros(1, np.int64), np.zeros(1, np.int64)
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
     last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of each run of equal scores
@@ -224,19 +251,23 @@ def curve(scores: np.ndarray, same: np.ndarray, far: Sequence[float]) -> dict:
     ValueError for a FAR outside (0, 1].
     """
     steps, genuine, impostors = _sweep(scores, same)
-    tar, false = genuine / genuine[-1], impostors / impostors[-1]
+    strangers = int((~same).sum())
+    tar, false = genuine / same.sum(), impostors / strangers
     at = {}
     for target in far:
         if not 0 < target <= 1:
             raise ValueError(f"far={target}: a false accept rate lies in (0, 1]")
-        i = np.searchsorted(impostors, allowed_accepts(target, impostors[-1]), side="right") - 1
+        i = np.searchsorted(impostors, allowed_accepts(target, strangers), side="right") - 1
+        gap = np.abs(false - target)
+        near = np.flatnonzero(gap <= gap.min() + 1e-12)[-1]
         at[float(target)] = {"tar": float(tar[i]), "far": float(false[i]), "threshold": float(steps[i])}
+        at[float(target)] |= {"nearest": float(tar[near]), "nearest_far": float(false[near])}
     equal = np.argmin(np.abs(false - (1 - tar)))
-    grid = np.geomspace(1 / impostors[-1], 1, ROC_POINTS)
+    grid = np.geomspace(1 / strangers, 1, ROC_POINTS)
     grid_tar = tar[np.searchsorted(false, grid * (1 + 1e-9), side="right") - 1]
     return {
         "tar": at,
-        "auc": float(np.trapezoid(tar, false)),
+        "auc": float(np.trapezoid(np.append(tar, 1), np.append(false, 1))),  # pairs at MISSED are one tie
         "eer": float((false[equal] + 1 - tar[equal]) / 2),
         "eer_threshold": float(steps[equal]),
         "roc": {"far": grid, "tar": grid_tar},

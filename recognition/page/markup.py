@@ -49,7 +49,7 @@ def table(
 
     marks: a class for each row, or none of them. label: what a screen reader calls it where there is no caption.
     """
-    head = element("tr", *(element("th", cell, scope="col") for cell in heads))
+    head = element("tr", *(element("th", cell, scope="col") if cell else element("td") for cell in heads))
     lines = []
     for number, row in enumerate(rows):
         first, *rest = row

@@ -22,10 +22,17 @@ def percent(measure: Mapping | None) -> str:
 
 
 def points(gain: Mapping | None) -> str:
-    """+1.2 [+0.4, +2.0], in points."""
+    """+1.2 [+0.4, +2.0], in points; with more decimals where one would seem to be zero that is not."""
     if not gain or gain.get("value") is None:
         return NONE
-    return _between(gain, lambda v: f"{100 * v:+.1f}".replace("-", "−"))
+    figures = [100 * gain[key] for key in ("value", "lo", "hi") if gain.get(key)]
+    digits = next((n for n in (1, 2, 3) if all(float(f"{v:.{n}f}") for v in figures)), 3)
+    return _between(gain, lambda v: _signed(100 * v, digits))
+
+
+def _signed(value: float, digits: int) -> str:
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
 def verdict(gain: Mapping | None, lower: bool = False) -> str:

@@ -12,10 +12,13 @@ from pathlib import Path
 from easydict import EasyDict
 
 from adapters import ADAPTERS
+from recognition.checkpoint import newest
 from recognition.config import arguments, from_json, run_of
-from recognition.delivery import MODEL, SUMMARY
+from recognition.delivery import FOLDER, MODEL, SUMMARY
 from recognition.evaluation.results import load_about, load_results
 from recognition.page.bins import items_of as items
+from recognition.page.markup import code, join
+from recognition.page.numbers import sides_of
 from recognition.weights import read_card
 
 WHENS = ("before", "after")
@@ -43,6 +46,11 @@ class Run:
     def backbone(self) -> str:
         """What the run started from; runs of one start share their base's results."""
         return json.dumps(self.config.backbone, sort_keys=True)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a trained model; tools/evaluate.py takes the run itself then, and else its checkpoints."""
+        return (self.path / FOLDER).is_dir()
 
     @property
     def gated(self) -> bool:
@@ -84,13 +92,8 @@ def read_run(path: str | Path) -> Run:
     notes: list[str] = []
     lines = _lines(folder / "metrics.jsonl", notes)
     results = {when: found for when in WHENS if (found := _results(folder / "report" / when)) is not None}
-    if "after" not in results:
-        notes.append(
-            f"There are no results of the trained model: its training has not come to an end, or evaluation.sets is "
-            f"empty. `python tools/evaluate.py {folder}` evaluates it."
-        )
     quality = _json(folder / "edc" / "edc.json")
-    return Run(
+    run = Run(
         folder,
         Path(os.path.abspath(folder)).name,
         from_json(folder / "config.json"),
@@ -102,6 +105,27 @@ def read_run(path: str | Path) -> Run:
         quality.get("sets", {}),
         _about(folder),
         notes,
+    )
+    if "after" not in results:
+        notes.append(_unevaluated(run))
+    return run
+
+
+def _unevaluated(run: Run) -> str:
+    """Why there are no results of the trained model, and what makes some."""
+    told = "There are no results of the trained model: "
+    if not run.config.evaluation.sets:
+        protocol = code(f"python tools/evaluate.py {run.path} --protocol NAME --data DATA")
+        return join([told, "evaluation.sets names nothing to evaluate on. ", protocol, " takes a set of its own."])
+    if run.finished:
+        return join([told, code(f"python tools/evaluate.py {run.path}"), " evaluates it."])
+    told += "its training has not come to an end"
+    last = newest(run.path / "checkpoints")
+    if last is None:
+        return f"{told}, and there is no checkpoint yet."
+    kept = code(f"{run.path}/evaluation/{last.name}")
+    return join(
+        [told, ". ", code(f"python tools/evaluate.py {last}"), " evaluates its newest checkpoint, into ", kept, "."]
     )
 
 
@@ -132,8 +156,29 @@ def sets_of(series: Sequence[Shown]) -> list[str]:
 
 
 def parts_of(series: Sequence[Shown], name: str) -> list[str]:
-    """Names of all parts of a set, in order."""
-    return list(dict.fromkeys(part for one in series for part in one.results.get(name, {})))
+    """Names of all parts of a set: in the order of the first that has it, others at their place by resolution."""
+    order: list[str] = []
+    for one in series:
+        for part in one.results.get(name, {}):
+            if part not in order:
+                order.insert(_place(order, part), part)
+    return order
+
+
+def _place(order: Sequence[str], part: str) -> int:
+    """Where a part belongs among others: beside those of its kind, which fall or rise by the probe's side."""
+    kind, side = _kind(part)
+    alike = [(number, _kind(other)[1]) for number, other in enumerate(order) if kind and _kind(other)[0] == kind]
+    if not alike:
+        return len(order)
+    rising = alike[0][1] < alike[-1][1]
+    return next((number for number, other in alike if (other > side) == rising), alike[-1][0] + 1)
+
+
+def _kind(part: str) -> tuple[tuple, int]:
+    """Name and gallery side, 0 where the probe has the same; and the probe's side. ((), 0) for no resolution."""
+    name, first, second = sides_of(part) or ("", 0, 0)
+    return ((name, first * (first != second)), second) if second else ((), 0)
 
 
 def part_of(series: Shown, name: str, part: str) -> dict:

@@ -64,6 +64,8 @@ def test_a_run_and_its_base(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert {path.name for path in (run / "report").iterdir()} == {"before", "after", "report.md", "roc.png"}
     assert evaluate.main([str(run)]) == 0  # what training or --base left stands beside it
     assert "| before |" in capsys.readouterr().out
+    card = json.loads((run / "model" / "adapter.json").read_text())  # and tells what was found anew
+    assert card["results"]["after"]["faces"]["28"]["accuracy"]["value"] >= 0
 
 
 def test_changed_settings_leave_the_run_s_report_alone(run: Path) -> None:
@@ -149,6 +151,8 @@ def test_faults_are_said_in_a_sentence(
         (["absent.safetensors"], "settings of a --config"),
         (["absent.safetensors", "--config", "x.py"], "name an --output"),
         (["absent.safetensors", "--config", "x.py", "--output", "o", "--base"], "leave --base out"),
+        (["absent", "--protocol", "bin", "--data", "x.bin", "--output", "o"], "there is no absent"),
+        ([".", "--data", "x.bin"], "go with --protocol NAME"),
         ([".", "evaluation.far=[1]"], "--set KEY=VALUE"),
         ([".", "--scorer", "sharpness"], "--scorer goes with --edc"),
         ([".", "--edc", "--base"], "--base does not"),
