@@ -19,7 +19,7 @@ demo: demo-data
 	$(BIN)/torchrun --nproc-per-node 2 tools/train.py configs/demo.py
 	$(BIN)/python tools/export_onnx.py runs/demo
 	@echo
-	@echo "report       runs/demo/report/report.md, and pictures beside it"
+	@echo "report       runs/demo/report/report.html"
 	@echo "model        runs/demo/model/adapter.safetensors, runs/demo/onnx/demo.onnx"
 	@echo "TensorBoard  $(BIN)/tensorboard --logdir runs"
 
