@@ -28,6 +28,15 @@ FORMAT = 1  # of cards written now; those before it have no "format", preprocess
 GATE = "quality_gate."  # what the quality gate's tensors begin with
 LARGEST_CARD = 2**23  # bytes; a part of an evaluation takes some 3 kB
 USE = """```python
+from lrface import LRFace
+
+model = LRFace.load("THIS_FOLDER", "BASE.safetensors")
+embeddings = model.embed(["a.jpg", "b.jpg"])  # aligned faces -> (2, D), rows of length one: compare by a dot product
+```
+
+Several adapters on one base, and tensors in place of pictures:
+
+```python
 from recognition.runs import load_adapters
 
 model, bank = load_adapters({"probe": "THIS_FOLDER"}, "BASE.safetensors")
@@ -35,7 +44,15 @@ bank.activate("probe")
 embedding = model.embed(image)  # (B, 3, 112, 112) float RGB in [-1, 1] -> (B, D), not normalised
 ```
 """
-USE_WHOLE = "This is a whole backbone: its tensors are read as any weights, `config.backbone.weights`.\n"
+USE_WHOLE = """```python
+from lrface import LRFace
+
+model = LRFace.load("THIS_FOLDER")
+embeddings = model.embed(["a.jpg", "b.jpg"])  # aligned faces -> (2, D), rows of length one: compare by a dot product
+```
+
+It is a whole backbone: its tensors are read as any weights, `config.backbone.weights`.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from recognition import distributed
-from recognition.machine import device_free, memory_left, readable_size
+from recognition.machine import device_free, memory_left, peak_memory, readable_size
 from recognition.margins import MARGINS
 from recognition.partial_fc import PartialFC
 from recognition.partial_fc.functions import multiply
@@ -130,8 +130,7 @@ def _memory(device: torch.device, *, reset: bool = False) -> int:
         return torch.cuda.max_memory_allocated(device)
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return peak_memory()
 
 
 def _batches(args: Namespace, device: torch.device) -> list[tuple[Tensor, Tensor]]:

@@ -111,3 +111,12 @@ def _cgroups_left(root: Path) -> Iterator[int]:
 def _inactive_file(path: Path) -> int:
     lines = dict(line.split() for line in path.read_text().splitlines()) if path.is_file() else {}
     return int(lines.get("total_inactive_file", lines.get("inactive_file", 0)))
+
+
+def peak_memory() -> int:
+    """Most bytes of memory that this process has held, since its start or since its marks were cleared.
+
+    Not of getrusage, which hands a child the peak of the process that started it.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))

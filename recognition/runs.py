@@ -20,16 +20,18 @@ from recognition.types import Adapter
 from recognition.weights import read_card, read_weights, sha256
 
 
-def load_run(path: str | Path, *, base: bool = False) -> FaceModel:
+def load_run(path: str | Path, *, base: bool = False, weights: str | Path = "") -> FaceModel:
     """The trained model of a run folder, in eval mode; with `base`, the model that the run started from.
 
     path: the run, or one of its checkpoints: RUN/checkpoints/step_000000100, or RUN/checkpoints/best.
+    weights: the base's file, in place of where the run's settings say it is; the same by its hash.
     FileNotFoundError where there is no finished model or checkpoint, ValueError where its base weights have changed
     or a checkpoint is damaged.
     """
     run = run_of(path)
     config = from_json(run / "config.json")
     config.train.checkpoint_activations = False
+    config.backbone.weights = str(weights) or config.backbone.weights
     tensors: dict[str, Tensor] = {}
     if not base:
         tensors = _delivered(run, config) if run == Path(path) else _of_checkpoint(Path(path), config)

@@ -7,7 +7,6 @@ that its peak is nobody else's.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from recognition.evaluation.protocols._templates import Shots, TemplatePairs, ve
 from recognition.evaluation.protocols.survface import WatchList
 from recognition.evaluation.retrieval import VIEW, Retrieval
 from recognition.evaluation.templates import IJB_FAR
+from recognition.machine import peak_memory
 
 MOST = 2e9  # bytes that a whole process may take
 PASSES = {"score": "the protocol", "intervals": "with intervals", "bare": "bare products"}
@@ -99,7 +99,7 @@ def _measure(name: str, way: str, scale: int, resamples: int, threads: int) -> d
     torch.set_num_threads(threads)
     case = CASES[name]
     embeddings = _random(case.images // scale)
-    before, begin, spent = _peak(), time.perf_counter(), time.process_time()
+    before, begin, spent = peak_memory(), time.perf_counter(), time.process_time()
     if way == "bare":
         case.bare(embeddings)
     else:
@@ -107,7 +107,7 @@ def _measure(name: str, way: str, scale: int, resamples: int, threads: int) -> d
         del embeddings  # whoever scores them may let them go
         case.score(looked, Asked(resamples=resamples if way == "intervals" else 0))
     seconds, cpu = time.perf_counter() - begin, time.process_time() - spent
-    return {"seconds": seconds, "cpu": cpu, "peak": _peak(), "before": before}
+    return {"seconds": seconds, "cpu": cpu, "peak": peak_memory(), "before": before}
 
 
 def _random(count: int) -> Tensor:
@@ -116,11 +116,6 @@ def _random(count: int) -> Tensor:
     for part in embeddings.split(4096):
         part.normal_(generator=generator)
     return embeddings
-
-
-def _peak() -> int:
-    kibi = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kibi * (1 if sys.platform == "darwin" else 1024)
 
 
 def _shares(count: int, *sizes: int) -> list[np.ndarray]:

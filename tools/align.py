@@ -12,15 +12,21 @@ INPUT is a folder of any depth, or a list of names (and labels) relative to its 
 .idx, aligned.landmarks.npz, property, classes.txt where there are labels, failures.txt where a picture failed, and
 manifest.jsonl, which says what became of each picture. Protocols read OUTPUT as they read a folder of pictures.
 Detectors are ONNX files on this machine; nothing is downloaded. See docs/alignment.md.
+
+Exit code 0; 1 where some pictures failed (the others are written), or where --verify found a difference; 2 where
+nothing could be done; 130 after Ctrl-C, 143 after SIGTERM, and OUTPUT is as it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from recognition.answers import command_line
 
 if TYPE_CHECKING:
     from recognition.data.detection import Detector
@@ -67,7 +73,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def make(args: argparse.Namespace) -> int:
-    """Align, and say what became of the pictures. Returns the exit status."""
+    """Align, and say what became of the pictures. Returns 1 where some failed."""
     from tqdm import tqdm
 
     from recognition.aligning import FAILURES, MANIFEST, align_pictures
@@ -96,7 +102,7 @@ def make(args: argparse.Namespace) -> int:
         print(f"each of these with its reason: {args.output / FAILURES}")
     labels = f"{totals.classes} classes" if pictures.label_from != "none" else "no labels"
     print(f"{args.output / MANIFEST}; labels from: {pictures.label_from} ({labels})")
-    return 0
+    return command_line.SOME_FAILED if totals.status["failed"] else 0
 
 
 def origin(args: argparse.Namespace) -> tuple[Detector | dict[str, Face] | None, dict[str, object]]:
@@ -136,14 +142,22 @@ def check(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         return check(args) if args.verify is not None else make(args)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        print(f"error: {command_line.sentence(error)}", file=sys.stderr)
+        return command_line.UNUSABLE
+    except KeyboardInterrupt as stopped:
         print("\nstopped; nothing was written", file=sys.stderr)
-        return 130
+        return 128 + (stopped.args[0] if stopped.args else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    """SIGTERM leaves by the way of Ctrl-C, which tidies up."""
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":

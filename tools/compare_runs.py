@@ -43,14 +43,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the comparison. Returns 0, or 2 where there is nothing to compare."""
+    """Prints the comparison. Returns 0, 2 where there is nothing to compare, 130 after Ctrl-C."""
     arguments = parse(argv)
     try:
         found = compared(arguments)
+        print(json.dumps(found, indent=1) if arguments.json else as_text(found))
     except (ValueError, FileNotFoundError) as error:
         print(f"compare_runs: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(found, indent=1) if arguments.json else as_text(found))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -30,8 +30,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures, folders of pictures, .rec files")
     parser.add_argument("--output", required=True, metavar="FILE", help=f"one of {', '.join(ENDINGS)}")
     parser.add_argument("--raw", action="store_true", help="leave embeddings as long as they are")
-    command_line.add_model(parser)
-    arguments = parser.parse_intermixed_args(argv)
+    command_line.add_model(parser, decides=False)
+    arguments = command_line.parse(parser, argv)
     if Path(arguments.output).suffix not in ENDINGS:
         parser.error(f"--output {arguments.output}: it must end in one of {', '.join(ENDINGS)}")
     return arguments
@@ -43,8 +43,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _embed(arguments: argparse.Namespace) -> int:
-    from recognition.answers.writing import write_answers
+    from recognition.answers.writing import check_place, write_answers
 
+    check_place(arguments.output)
     model = command_line.load(arguments)
     inputs = arguments.inputs[0] if len(arguments.inputs) == 1 else arguments.inputs
     found = model.look(

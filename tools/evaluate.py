@@ -110,7 +110,7 @@ def _chosen_set(arguments: argparse.Namespace) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Evaluates and reports. Returns 0, or 2 where the settings or files cannot be used."""
+    """Evaluates and reports. Returns 0, 2 where the settings or files cannot be used, 130 after Ctrl-C."""
     arguments = parse(argv)
     speaks = os.environ.get("RANK", "0") == "0"  # one voice under torchrun
     try:
@@ -120,6 +120,10 @@ def main(argv: list[str] | None = None) -> int:
         if speaks:
             print(f"{arguments.model}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if speaks:
+            print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

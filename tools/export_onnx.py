@@ -2,7 +2,7 @@
 
     python tools/export_onnx.py runs/demo                       RUN/onnx/NAME.onnx, with InsightFace's manifest.json
     python tools/export_onnx.py runs/demo/checkpoints/best      RUN/onnx/NAME_best.onnx
-    python tools/export_onnx.py runs/demo --out models/face.onnx
+    python tools/export_onnx.py runs/demo --output models/face.onnx
     python tools/export_onnx.py runs/demo --two-inputs          the raw quality score stays an input
 
 The file is kept only if onnxruntime agrees with torch at batches 1, 2 and 7. InsightFace opens it:
@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from recognition.answers.command_line import sentence
 from recognition.config import run_of
 
 
@@ -24,7 +25,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line. Answers --help without importing torch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run, or one of its checkpoints")
-    parser.add_argument("--out", metavar="FILE", help="the .onnx file, in place of RUN/onnx/NAME.onnx")
+    parser.add_argument(
+        "--output", "--out", dest="out", metavar="FILE", help="the .onnx file, in place of RUN/onnx/NAME.onnx"
+    )
     parser.add_argument("--two-inputs", action="store_true", help="keep the score as a second input")
     parser.add_argument("--opset", type=int, default=18, help="ONNX operator set (default: %(default)s)")
     parser.add_argument(
@@ -51,17 +54,22 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         _export(arguments)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         print(f"{arguments.run}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(sentence(error), file=sys.stderr)
         return 2
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> None:
     start = time.perf_counter()
+    from recognition.answers.writing import check_place
     from recognition.export import BATCHES, export_onnx
     from recognition.runs import load_run
 
+    check_place(target(arguments))
     model = load_run(arguments.run)
     print(f"{arguments.run}: loaded in {time.perf_counter() - start:.1f} s; exporting and comparing ...", flush=True)
     start = time.perf_counter()
@@ -84,13 +92,16 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _thresholds(path: Path) -> dict[str, str]:
-    """What the run's card tells of thresholds, as JSON, for whoever verifies with the file alone."""
-    from recognition.delivery import MODEL
-    from recognition.weights import read_card
+    """What the card of a run or checkpoint tells of thresholds, as JSON, for whoever verifies with the file alone."""
+    from adapters._files import read_object
+    from recognition.answers.cards import card_file
 
-    card = read_card(path / MODEL) if run_of(path) == path else {}
-    after = card.get("results", {}).get("after")
-    told = {"thresholds": card.get("thresholds"), "results": {"after": after} if after else None}
+    place = card_file(path)
+    card = read_object(place) if place is not None and place.is_file() else {}
+    results = card.get("results", {})
+    of_base = list(results) == ["before"]
+    own = {when: found for when, found in results.items() if when != "before"}
+    told = {"thresholds": None if of_base else card.get("thresholds"), "results": own}
     return {key: json.dumps(found) for key, found in told.items() if found}
 
 

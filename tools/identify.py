@@ -8,10 +8,12 @@
 --gallery: a folder whose sub-folders are people (people/anna/1.jpg), or with the person before the last underscore
 (people/anna_1.jpg), or as --labels says: a CSV of name,person, names as in the folder; a .rec file with its labels.
 --index keeps the gallery's embeddings with the model's hash: the next call embeds new and changed files only, and an
-index of another model is refused. From 100,000 faces on faiss searches (pip install faiss-cpu), as exactly.
+index of another model is refused; so is a folder in which faces of the index are missing, unless --prune takes them
+out. From 100,000 faces on faiss searches (pip install faiss-cpu), as exactly.
 The false accept rate is that of one comparison, and a search makes as many as there are faces: it says what to expect.
 
-Exit code 0, whoever was found; 1 where some pictures failed; 2 where nothing could be done.
+Exit code 0, whoever was found; 1 where some probes failed; 2 where nothing could be done. Pictures of the gallery that
+cannot be used are left out, listed and counted.
 """
 
 from __future__ import annotations
@@ -35,16 +37,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--index", metavar="FILE", help=".npz that keeps the gallery; alone, the gallery itself")
     parser.add_argument("--labels", metavar="CSV", help="name,person of the gallery's pictures")
     parser.add_argument("--half", action="store_true", help="keep the index as float16")
+    parser.add_argument("--prune", action="store_true", help="take faces out of the index that the gallery has no more")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="candidates of each probe (default: 5)")
     parser.add_argument("--fuse", choices=("max", "mean"), default="max", help="several faces of a person")
     parser.add_argument("--search", choices=("auto", "exact", "flat", "hnsw"), default="auto", help="flat, hnsw: faiss")
     command_line.add_model(parser)
     command_line.add_threshold(parser)
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = command_line.parse(parser, argv)
     if not arguments.gallery and not arguments.index:
         parser.error("name the people: --gallery DIR, --index FILE, or both")
-    if not arguments.gallery and (arguments.labels or arguments.half):
-        parser.error("--labels and --half are of a --gallery; an --index keeps its own")
+    if not arguments.gallery and (arguments.labels or arguments.half or arguments.prune):
+        parser.error("--labels, --half and --prune are of a --gallery; an --index keeps its own")
     if arguments.index and Path(arguments.index).suffix != ".npz":
         parser.error(f"--index {arguments.index}: it must end in .npz")
     if arguments.top < 1:
@@ -74,15 +77,19 @@ def _identify(arguments: argparse.Namespace) -> int:
         progress=True,
     )
     lost = [{"name": one.name, "error": one.error} for one in found if one.error]
-    errors = [*({**one, "name": f"gallery: {one['name']}"} for one in gallery.errors), *lost]
+    answered = len(found) - len(lost)
     if arguments.json:
-        command_line.print_json(_as_json(model, gallery, found, errors))
+        command_line.print_json(_as_json(model, gallery, found, lost))
     else:
+        for line in command_line.left_out(gallery.errors, found.faces):
+            print(line, file=sys.stderr)
+    if answered and not arguments.json:
         print(_table(found))
         kept = f"; {gallery.computed:,} embedded now" + (f", kept in {arguments.index}" if arguments.index else "")
         print(f"gallery     {found.people:,} people, {found.faces:,} faces{kept if arguments.gallery else ''}")
-        print(f"threshold   {command_line.shown(found.chosen.threshold)}  {found.chosen.note}")
-    return command_line.finish(errors, len(found) - len(lost), found.notes, arguments.json)
+        print(command_line.threshold_line(found.chosen))
+    none = [found.chosen.note] if found.chosen.threshold is None else []
+    return command_line.finish(lost, answered, [*none, *found.notes] if answered else [], arguments.json)
 
 
 def _gallery(arguments: argparse.Namespace, model: LRFace) -> Gallery:
@@ -95,6 +102,7 @@ def _gallery(arguments: argparse.Namespace, model: LRFace) -> Gallery:
         arguments.labels,
         arguments.index,
         half=arguments.half,
+        prune=arguments.prune,
         flip=arguments.flip,
         batch_size=arguments.batch_size,
         progress=True,
@@ -125,7 +133,7 @@ def _as_json(model: LRFace, gallery: Gallery, found: Search, errors: list[dict[s
         for one in found
         if not one.error
     ]
-    counts = {"people": found.people, "faces": found.faces, "embedded": gallery.computed}
+    counts = {"people": found.people, "faces": found.faces, "embedded": gallery.computed, "errors": gallery.errors}
     told = {"probes": probes, "errors": errors, "notes": found.notes}
     return {"model": model.source, "gallery": counts, "threshold": found.chosen.as_dict(), **told}
 

@@ -37,13 +37,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Writes the page, or the plots. Returns 0, or 2 where runs cannot be read or the page not be written."""
+    """Writes the page, or the plots. Returns 0, 2 where runs cannot be read or nothing be written, 130 after Ctrl-C."""
     arguments = parse(argv)
     try:
         (_board if arguments.tensorboard else _page)(arguments)
     except (OSError, ValueError) as error:
         print(f"tools/report.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -52,6 +55,10 @@ def _page(arguments: argparse.Namespace) -> None:
     from recognition.page.numbers import size
     from recognition.page.runs import read_runs
 
+    if arguments.output and Path(arguments.output).is_dir():
+        raise ValueError(
+            f"{arguments.output} is a folder; name the file to write, such as {Path(arguments.output) / 'report.html'}"
+        )
     runs = read_runs(arguments.runs)
     path = Path(arguments.output or runs[0].path / "report" / "report.html")
     write_page(path, runs, count=arguments.pictures)

@@ -37,7 +37,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", default="", metavar="DIR", help="folder of the paths in --pairs")
     command_line.add_model(parser)
     command_line.add_threshold(parser)
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = command_line.parse(parser, argv)
     if len(arguments.pictures) != (0 if arguments.pairs else 2):
         parser.error(f"name two pictures, or a list by --pairs; got {len(arguments.pictures)} pictures")
     return arguments
@@ -50,13 +50,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def read_pairs(path: str | Path, root: str | Path = "") -> list[tuple[str, str]]:
     """The pairs of a list; empty lines and those that begin with # are passed over. ValueError naming a wrong line."""
+    from recognition.data.gathered import read_list
+
     found = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_list(path).splitlines(), 1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
         mark = next((mark for mark in "\t," if mark in text), None)
-        cells = next(csv.reader([text], delimiter=mark)) if mark else text.split()
+        try:
+            cells = next(csv.reader([text], delimiter=mark)) if mark else text.split()
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {number}: {error}; wanted two paths") from None
         names = [cell.strip() for cell in cells]
         if len(names) != 2 or not all(names):
             raise ValueError(f"{path}, line {number}: wanted two paths, got {text!r}")
@@ -86,7 +91,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         command_line.print_json({"model": model.source, "threshold": chosen.as_dict(), "pairs": told, "errors": errors})
     elif answered:
         print(_one(answered[0]) if len(found) == 1 else _table(answered))
-        print(_threshold(answered[0]))
+        print(command_line.threshold_line(chosen))
     notes = [chosen.note] if chosen.threshold is None else []
     return command_line.finish(errors, len(answered), notes, arguments.json)
 
@@ -117,15 +122,6 @@ def _table(pairs: list[Verified]) -> str:
             for one in pairs
         ],
     )
-
-
-def _threshold(one: Verified) -> str:
-    chosen = one.chosen
-    if chosen.threshold is None:
-        return "threshold   none"
-    within = "" if chosen.lo is None or chosen.hi is None else f" [{chosen.lo:.4f}, {chosen.hi:.4f}]"
-    at = "" if chosen.far is None else f" at FAR {chosen.far:g}"
-    return f"threshold   {chosen.threshold:.4f}{within}{at}, {chosen.note}"
 
 
 if __name__ == "__main__":

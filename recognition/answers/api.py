@@ -23,6 +23,7 @@ from recognition.answers.opening import Scorer, open_engine
 from recognition.answers.pictures import Picture, gather
 from recognition.answers.results import Answers, Candidate, Identified, Search, Verified
 from recognition.answers.thresholds import Thresholds
+from recognition.answers.writing import check_place
 
 __all__ = ["Answers", "Candidate", "Gallery", "Identified", "LRFace", "Search", "Verified"]
 
@@ -62,6 +63,9 @@ class LRFace:
         FileNotFoundError, and ValueError for what is damaged or does not belong together.
         """
         return cls(open_engine(path, base, device=device, scorer=scorer, card=card, any_base=any_base))
+
+    def __repr__(self) -> str:
+        return f"LRFace({self.source!r}, embeddings of {self.size} numbers)"
 
     @property
     def source(self) -> str:
@@ -165,7 +169,7 @@ class LRFace:
         progress: bool = False,
     ) -> list[Verified]:
         """verify() for many pairs; a path in several pairs is embedded once, what cannot be read is told in `error`."""
-        chosen = self.thresholds.choose(far, operating, threshold)
+        chosen = self.thresholds.choose(far, operating, threshold, flip)
         pictures: list[Picture] = []
         place: dict[str, int] = {}
         sides = []
@@ -197,6 +201,7 @@ class LRFace:
         index: str | Path | None = None,
         *,
         half: bool = False,
+        prune: bool = False,
         colour: str = "rgb",
         flip: str = "none",
         batch_size: int = BATCH,
@@ -206,16 +211,23 @@ class LRFace:
 
         images: a folder whose sub-folders are people, or any pictures. labels: a CSV of name,person, or a dict; None =
         by folder or file name (anna/1.jpg, anna_1.jpg). index: a .npz file that keeps the gallery: where it is there
-        already, only new and changed files are embedded. half: keep it as float16.
-        ValueError for an index that another model made, and where no picture can be used.
+        already, only new and changed files are embedded. half: keep it as float16. prune: take faces out of the index
+        that are not among these pictures any more; it is refused otherwise.
+        ValueError for an index that another model made, and where no picture can be used; OSError where there is no
+        such folder, and, before anything is embedded, where the index cannot be written.
         """
+        galleries.check_given(images, index)
         pictures, space = gather(images, colour), self.space(flip)
         before = None
         if index is not None and Path(index).is_file():
             before = Gallery.load(index)
             before.check_space(space, str(index))
+            if not prune:
+                before.check_kept((picture.name for picture in pictures), str(index))
 
         def embed(rows: np.ndarray) -> Answers:
+            if index is not None:
+                check_place(index)
             return self._look([pictures[row] for row in rows], flip, batch_size, progress)
 
         made = galleries.build(pictures, galleries.people_of(pictures, labels), embed, space, before)
@@ -246,7 +258,7 @@ class LRFace:
         accept rate is that of one comparison, and a search makes one for each face.
         ValueError as of these.
         """
-        chosen = self.thresholds.choose(far, operating, threshold)
+        chosen = self.thresholds.choose(far, operating, threshold, flip)
         if isinstance(gallery, str | Path) and Path(gallery).suffix == ".npz":
             index, gallery = gallery, Gallery.load(gallery)
             gallery.check_space(self.space(flip), str(index))

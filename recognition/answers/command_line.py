@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,15 +11,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recognition.answers.api import LRFace
+    from recognition.answers.thresholds import Chosen
 
 SOME_FAILED = 1  # exit code: there are answers, and pictures without one
 UNUSABLE = 2
 INTERRUPTED = 130
 OPTIONS = ("base", "device", "scorer", "card", "any_base")
+MOST_LEFT_OUT = 10  # pictures of a gallery that are told one by one
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """--model and what belongs to it."""
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, options and pictures in any order. An option that there is not is told before what is missing."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    known = [option for action in parser._actions for option in action.option_strings]
+    for one in given[: given.index("--") if "--" in given else None]:
+        name = one.split("=")[0]
+        if name.startswith("--") and not any(option.startswith(name) for option in known):
+            like = difflib.get_close_matches(name, known, 1)
+            parser.error(f"there is no option {name}{f'; is {like[0]} meant?' if like else ', see --help'}")
+    return parser.parse_intermixed_args(given)
+
+
+def add_model(parser: argparse.ArgumentParser, decides: bool = True) -> None:
+    """--model and what belongs to it. decides: the tool uses thresholds, which a card tells."""
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model", required=True, metavar="PATH", help="a run, a checkpoint, an adapter's folder, weights, or .onnx"
@@ -26,7 +41,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--base", metavar="FILE", help="weights that an adapter's folder goes on")
     model.add_argument("--any-base", action="store_true", help="take --base where the adapter's card tells none")
     model.add_argument("--scorer", metavar="NAME", help="tells quality where the model has no scorer of its own")
-    model.add_argument("--card", metavar="FILE", help="thresholds from this card, run or results.json")
+    if decides:
+        model.add_argument("--card", metavar="FILE", help="thresholds from this card, run, checkpoint or results.json")
     model.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     model.add_argument("--flip", choices=("none", "sum"), default="none", help="sum: add the mirrored face's embedding")
     model.add_argument("--batch-size", type=int, default=64, help="pictures at once (default: %(default)s)")
@@ -47,7 +63,7 @@ def load(arguments: argparse.Namespace) -> LRFace:
     """The model that the options name."""
     from recognition.answers.api import LRFace
 
-    return LRFace.load(arguments.model, **{name: getattr(arguments, name) for name in OPTIONS})
+    return LRFace.load(arguments.model, **{name: getattr(arguments, name, None) for name in OPTIONS})
 
 
 def answer(arguments: argparse.Namespace, work: Callable[[argparse.Namespace], int]) -> int:
@@ -55,12 +71,36 @@ def answer(arguments: argparse.Namespace, work: Callable[[argparse.Namespace], i
     try:
         return work(arguments)
     except (ValueError, OSError) as error:
-        text = str(error)
-        print(text if arguments.model in text else f"{arguments.model}: {text}", file=sys.stderr)
+        print(sentence(error), file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def sentence(error: Exception) -> str:
+    """An error in words, without its number."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def threshold_line(chosen: Chosen) -> str:
+    """The threshold with its interval and false accept rate, and where it comes from."""
+    if chosen.threshold is None:
+        return "threshold   none"
+    within = "" if chosen.lo is None or chosen.hi is None else f" [{chosen.lo:.4f}, {chosen.hi:.4f}]"
+    at = "" if chosen.far is None else f" at FAR {chosen.far:g}"
+    return f"threshold   {chosen.threshold:.4f}{within}{at}, {chosen.note}"
+
+
+def left_out(errors: Sequence[Mapping[str, str]], faces: int) -> list[str]:
+    """What is told of pictures that a gallery of so many faces had to do without."""
+    if not errors:
+        return []
+    shown = [f"left out of the gallery: {one['name']}: {one['error']}" for one in errors[:MOST_LEFT_OUT]]
+    more = [f"... and {len(errors) - MOST_LEFT_OUT:,} more"] if len(errors) > MOST_LEFT_OUT else []
+    return [*shown, *more, f"{len(errors):,} of {len(errors) + faces:,} pictures of the gallery were left out"]
 
 
 def finish(errors: Sequence[Mapping[str, str]], answers: int, notes: Iterable[str], as_json: bool) -> int:
@@ -111,4 +151,4 @@ def shown(value: object) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text == "-" or (text.lstrip("-")[:1].isdigit() and not text.strip("-0123456789. "))
+    return text in ("-", "") or (text.lstrip("-")[:1].isdigit() and not text.strip("-0123456789. "))

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from recognition.answers.pictures import Picture
+from recognition.answers.pictures import Picture, problem_of
 from recognition.answers.results import Answers, Candidate, Identified
 from recognition.answers.search import nearest
 from recognition.arrays import read_arrays
+from recognition.data.gathered import read_list
 from recognition.files import replacing
 
 FORMAT = "lrface.gallery/1"
 ARRAYS = ("about", "entries", "embedding")
+SPACE = {  # what makes embeddings comparable, and how it is told that it differs
+    "model": ("by another model", "embeddings of two models"),
+    "preprocessing": ("with another preprocessing", "embeddings of pictures that went in differently"),
+    "flip": ("with another flip", "embeddings with and without the mirrored face"),
+}
 KINDS = (np.float32, np.float16)
 
 
@@ -57,8 +64,7 @@ class Gallery:
         ValueError unless path ends in .npz.
         """
         path = Path(path)
-        if path.suffix != ".npz":
-            raise ValueError(f"an index is written as .npz, not '{path.name}'")
+        check_index(path)
         arrays = {
             "about": _as_bytes({"format": FORMAT, **self.space}),
             "entries": _as_bytes(self.entries),
@@ -97,13 +103,43 @@ class Gallery:
 
     def check_space(self, space: Mapping[str, object], what: str) -> None:
         """ValueError where `what` was made in another space: its cosines with this model's embeddings mean nothing."""
-        for key in ("model", "preprocessing", "flip"):
+        for key, reason in SPACE.items():
             mine, theirs = self.space.get(key), space.get(key)
             if mine != theirs:
+                other = f"ask for flip {mine}, or " if key == "flip" else ""
                 raise ValueError(
-                    f"{what} was made by another {key} ({_short(mine)}, and this one is {_short(theirs)}): embeddings "
-                    "of two models cannot be compared; name another index file, or delete it, and it is built anew"
+                    f"{what} was made {reason[0]} ({_short(mine)}, and this one is {_short(theirs)}): {reason[1]} "
+                    f"cannot be compared; {other}name another index file, or delete it, and it is built anew"
                 )
+
+    def check_kept(self, names: Iterable[str], what: str) -> None:
+        """ValueError where faces of `what` are not among these pictures any more, which may be those of another folder.
+
+        It counts them.
+        """
+        there = set(names)
+        gone = [entry for entry in self.entries if entry.name not in there]
+        if gone:
+            people = len({entry.person for entry in gone})
+            raise ValueError(
+                f"of the {len(self):,} faces in {what} {len(gone):,}, of {people:,} people, are not among the pictures "
+                f"given ({len(there):,}), {gone[0].name} first: is it the gallery that was meant? Nothing was changed. "
+                "To take them out of the index give prune=True (--prune); else name another index file"
+            )
+
+
+def check_given(images: object, index: str | Path | None) -> None:
+    """FileNotFoundError for a folder that is not there; ValueError for a name that an index cannot have."""
+    if isinstance(images, str | Path) and not Path(images).exists():
+        raise FileNotFoundError(f"there is no folder {images}, which should hold the pictures of the gallery")
+    if index is not None:
+        check_index(index)
+
+
+def check_index(path: str | Path) -> None:
+    """ValueError unless an index can have this name."""
+    if Path(path).suffix != ".npz":
+        raise ValueError(f"an index is written as .npz, not '{Path(path).name}'")
 
 
 def build(
@@ -135,7 +171,7 @@ def build(
                 continue
             marks[row] = Entry(picture.name, person, *stamp, _sha256(picture))
         except (OSError, ValueError) as error:
-            errors[row] = str(error)
+            errors[row] = problem_of(error)
             continue
         if old is not None and before.entries[old].sha256 == marks[row].sha256:
             kept[row] = old
@@ -201,16 +237,19 @@ def read_labels(path: str | Path) -> dict[str, str]:
     ValueError naming file and line for any other line, and a name that stands there twice.
     """
     found: dict[str, str] = {}
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        for number, line in enumerate(csv.reader(file), 1):
-            if not line or (number == 1 and [cell.strip().lower() for cell in line] == ["name", "person"]):
-                continue
-            if len(line) != 2 or not all(cell.strip() for cell in line):
-                raise ValueError(f"{path}, line {number}: wanted name,person, got {','.join(line)!r}")
-            name, person = (cell.strip() for cell in line)
-            if name in found:
-                raise ValueError(f"{path}, line {number}: {name} stands there twice")
-            found[name] = person
+    try:
+        lines = list(csv.reader(io.StringIO(read_list(path), newline="")))
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV of name,person ({error})") from None
+    for number, line in enumerate(lines, 1):
+        if not line or (number == 1 and [cell.strip().lower() for cell in line] == ["name", "person"]):
+            continue
+        if len(line) != 2 or not all(cell.strip() for cell in line):
+            raise ValueError(f"{path}, line {number}: wanted name,person, got {','.join(line)!r}")
+        name, person = (cell.strip() for cell in line)
+        if name in found:
+            raise ValueError(f"{path}, line {number}: {name} stands there twice")
+        found[name] = person
     if not found:
         raise ValueError(f"{path} names nobody")
     return found

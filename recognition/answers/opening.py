@@ -14,8 +14,10 @@ import adapters
 from adapters._files import read_object
 from iqa import SCORERS
 from recognition.answers import thresholds
+from recognition.answers.cards import card_file, is_checkpoint
 from recognition.answers.engines import Engine, OnnxEngine, TorchEngine
 from recognition.answers.thresholds import Thresholds
+from recognition.config import arguments, from_json, run_of
 from recognition.data.augment import normalise
 from recognition.model import FaceModel, build_backbone
 from recognition.runs import load_adapters, load_run
@@ -60,11 +62,9 @@ def _load(
     path: Path, base: str | Path | None, section: dict[str, object] | None, any_base: bool
 ) -> tuple[FaceModel, Thresholds, bool]:
     """The model, the thresholds in its card, and whether the scorer that was given is behind its gate."""
-    is_run = (path / "config.json").is_file()
-    if base is None and (is_run or path.parent.name == "checkpoints"):
-        if not is_run:
-            return load_run(path), Thresholds(f"a checkpoint has no card, so {path} holds no thresholds"), False
-        return load_run(path), _of_file(path / "model" / "adapter.json"), False
+    card = card_file(path)
+    if card is not None and (base is None or is_checkpoint(path)):
+        return _of_run(path, base), _of_file(card), False
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}: name a run, a checkpoint, an adapter's folder, weights or .onnx")
     if path.is_dir() or "adapter" in read_card(path):
@@ -72,6 +72,17 @@ def _load(
     if base is not None:
         raise ValueError(f"{path} is a whole backbone, no adapter: leave the base out")
     return _weights(path), _of_file(path.with_suffix(".json")), False
+
+
+def _of_run(path: Path, base: str | Path | None) -> FaceModel:
+    """The model of a run or a checkpoint; settings name its base by a path, often from where it was trained."""
+    config = from_json(run_of(path) / "config.json")
+    named = str(base or config.backbone.weights)
+    adapter = adapters.ADAPTERS.create(config.adapter.name, **arguments(config.adapter, "adapter"))
+    if named and adapter.freezes_base and not Path(named).is_file():
+        remedy = "give base= (--base FILE), or start where it was trained"
+        raise FileNotFoundError(f"the base of {path}, {named}, is not there: {remedy}")
+    return load_run(path, weights=named)
 
 
 def _adapter(

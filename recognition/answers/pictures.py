@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from recognition.data.alignment import align, moved, transform
-from recognition.data.encoded import PictureError, read_picture
+from recognition.data.encoded import LEAST_SIDE, PictureError, read_picture, size_problem
 from recognition.data.named import MANIFEST, NamedImages
 from recognition.data.pairs import RecordImages
 from recognition.data.records import Records
@@ -24,6 +24,7 @@ READERS = 4  # threads; OpenCV decodes outside Python's lock
 SQUARE = 1.25  # longer by shorter side; a picture beyond is no aligned face
 RECORDS = ".rec"
 NO_FACE = "no face was found in it when the folder was aligned"
+NOT_ALIGNED = "it failed when the folder was aligned"
 
 Source = Path | bytes | np.ndarray | tuple[Sequence[bytes], int] | None
 
@@ -122,6 +123,15 @@ def read(
             yield _batch(batch, faces, where)
 
 
+def problem_of(error: Exception) -> str:
+    """What is wrong with a picture, in words, without its name."""
+    if isinstance(error, PictureError):
+        return error.problem
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return str(error.strerror or error) if isinstance(error, OSError) else str(error)
+
+
 def person_of(name: str) -> str:
     """Whose picture a file in a folder of people is, by its name there: its first folder, else as person_of_file."""
     path = PurePosixPath(name)
@@ -150,15 +160,13 @@ def _face(picture: Picture, points: np.ndarray | None) -> tuple[np.ndarray, bool
     """uint8 (112, 112, 3) RGB and whether it was oblong; or what is wrong with it."""
     try:
         pixels = picture.pixels()
+        height, width = pixels.shape[:2]
+        if min(height, width) < LEAST_SIDE:
+            return size_problem(height, width, LEAST_SIDE)
         if points is not None:
             return align(pixels, points), False
-    except PictureError as error:
-        return error.problem
-    except OSError as error:
-        return "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror or error)
-    except ValueError as error:
-        return str(error)
-    height, width = pixels.shape[:2]
+    except (OSError, ValueError) as error:
+        return problem_of(error)
     if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):  # as the loaders of training and evaluation do
         pixels = cv2.resize(pixels, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(pixels), max(height, width) > SQUARE * min(height, width)
@@ -202,8 +210,14 @@ def _folder(path: Path) -> list[Picture]:
     there = [
         Picture(name, (images, i) if aligned else path / name, person_of(name)) for i, name in enumerate(images.names)
     ]
-    failed = [Picture(name, None, person_of(name), NO_FACE) for name in images.failed]
+    failed = [Picture(name, None, person_of(name), _unaligned(reason)) for name, reason in images.failed.items()]
     return sorted(there + failed, key=lambda one: one.name)
+
+
+def _unaligned(reason: str) -> str:
+    if not reason:
+        return NOT_ALIGNED
+    return NO_FACE if reason == "no face" else f"{NOT_ALIGNED}: {reason}"
 
 
 def _records(path: Path) -> list[Picture]:

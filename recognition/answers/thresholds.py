@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapters._files import CARD, read_object
-from recognition import checkpoint
+from adapters._files import read_object
+from recognition.answers.cards import card_file
 from recognition.types import IMAGE_SIZE
 
 OWN, BESIDE = "threshold@", "tar@"  # measures that are thresholds, threshold@0.001, and those that have one beside
@@ -71,8 +71,8 @@ class Thresholds:
 
         operating: set/part, such as "lfw/112-14", or the set alone; "" = the card's own choice, else its first.
         threshold: taken as it is, nothing is looked up. flip: of the embeddings it is for; the note says where it was
-        measured with another, or on reduced faces that nobody asked for. Where the card holds no thresholds at all the answer has none,
-        and says so in `note`.
+        measured with another, or on reduced faces that nobody asked for. Where the card holds no thresholds at all the
+        answer has none, and says so in `note`.
         ValueError for a FAR outside (0, 1], a FAR or operating point that the card does not hold (it names those it
         has), and a FAR of which the card says that it could not be measured.
         """
@@ -102,8 +102,7 @@ class Thresholds:
                 f"{self.source} holds no threshold at FAR {far:g} for {where}: {found.reason or 'it was not measured'}."
                 f" It was asked for {self._fars(where)}; take another, or give a --threshold"
             )
-        during = ", during training" if self.when == "during" else ""
-        note = f"{_note(found, far, where + during)}{_of_another_flip(found.flip, flip)}{doubt}"
+        note = f"{_note(found, far, where, self.when)}{_of_another_flip(found.flip, flip)}{doubt}"
         bounds = found.lo, found.hi, found.reached, found.impostors
         return Chosen(found.threshold, far, where, *bounds, note, found.flip)
 
@@ -148,21 +147,6 @@ def of_card(card: Mapping[str, object], source: str) -> Thresholds:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{source}: its thresholds are of another form than this version reads ({error!r})") from None
     return Thresholds(source if found else f"{source} holds no thresholds", found, bool(own), when)
-
-
-def card_file(path: Path) -> Path | None:
-    """The card of a run or of one of its checkpoints (RUN/checkpoints/best, too); None for another path.
-
-    Whether it is there is not looked at. FileNotFoundError where there is no best checkpoint.
-    """
-    if path.parent.name == "checkpoints":
-        if path.name == "best":
-            best = checkpoint.read_best(path.parent)
-            if best is None or best.step < 0:
-                raise FileNotFoundError(f"{path.parent} has no best checkpoint: nothing was evaluated")
-            path = checkpoint.path_of(path.parent, best.step)
-        return path / CARD
-    return path / "model" / CARD if (path / "config.json").is_file() else None
 
 
 def read_thresholds(path: str | Path) -> Thresholds:
@@ -214,14 +198,13 @@ def _results(card: Mapping[str, object]) -> tuple[Mapping[str, Mapping[str, Mapp
 
 
 def _flips(card: Mapping[str, object]) -> dict[str, str]:
-    """By set, what its rules in a results.json say of mirrored faces; sets whose rules say nothing known are absent."""
+    """By set, what its rules in a results.json say of mirrored faces; "" where they say nothing known."""
     sets = card.get("sets")
     found = {}
     for name, one in sets.items() if isinstance(sets, Mapping) and "format" in card else ():
         rules = one.get("rules") if isinstance(one, Mapping) else None
         words = str(rules.get("flip", "")) if isinstance(rules, Mapping) else ""
-        known = (flip for flip, mark in FLIP_MARKS.items() if mark.search(words))
-        found |= {name: flip for flip in known}
+        found[name] = next((flip for flip, mark in FLIP_MARKS.items() if mark.search(words)), "")
     return found
 
 
@@ -258,9 +241,9 @@ def _at(one: Mapping[str, object], flip: str = "") -> At:
     )
 
 
-def _note(found: At, far: float, where: str) -> str:
+def _note(found: At, far: float, where: str, when: str) -> str:
     among = f" among {found.impostors:,} pairs of strangers" if found.impostors is not None else ""
-    note = f"measured on {where}{among}"
+    note = f"measured {'during training ' if when == 'during' else ''}on {where}{among}"
     if found.reached is not None and not math.isclose(found.reached, far, rel_tol=0.05):
         note += f", where FAR {found.reached:g} was reached"
         if found.reached == 0:

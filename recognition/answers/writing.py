@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -27,6 +28,22 @@ def write_answers(path: str | Path, answers: Answers, about: Mapping[str, object
         raise ValueError(f"embeddings are written as {', '.join(WRITERS)}, not '{path.name}'")
     rows = np.flatnonzero(answers.sound)
     return WRITERS[path.suffix](path, answers, rows, about)
+
+
+def check_place(path: str | Path) -> None:
+    """OSError naming `path` where no file can be written there, before there is anything to write. Leaves nothing.
+
+    Folders above it that are not there yet are made by whoever writes.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror} ({above})") from None
 
 
 def _arrays(answers: Answers, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -63,8 +63,19 @@ def gather(source: Path, listed: Path | None = None, label_from: LabelFrom | Non
     return Gathered(names, paths, labels or [""] * len(names), label_from, notes)
 
 
+def read_list(path: str | Path) -> str:
+    """The text of a list. FileNotFoundError; ValueError naming a file that is no text, such as a picture."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no list {path}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no list: it is no text in UTF-8 (byte {error.start})") from None
+
+
 def _of_folder(root: Path, notes: list[str]) -> list[Path]:
-    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() or _leads_nowhere(path)]
     pictures = [path for path in files if path.suffix.lower() in PICTURES]
     if not pictures:
         raise ValueError(f"no pictures in {root}: looked for {' '.join(sorted(PICTURES))} at any depth")
@@ -73,8 +84,13 @@ def _of_folder(root: Path, notes: list[str]) -> list[Path]:
     return pictures
 
 
+def _leads_nowhere(path: Path) -> bool:
+    """A link to a picture that is gone: it must fail by its name, not be missing without a word."""
+    return path.is_symlink() and not path.exists()
+
+
 def _of_list(listed: Path, root: Path, label_from: LabelFrom | None) -> tuple[list[Path], list[str], LabelFrom | None]:
-    lines = [line for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in read_list(listed).splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{listed} names no pictures")
     if label_from is None:

@@ -21,8 +21,8 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".t
 class NamedImages(Sequence[bytes]):
     """Encoded images of one folder, read when asked for, each under its name: its path in the folder, with slashes.
 
-    names: (N) in sorted order. failed: names of pictures in which no face was found when the folder was aligned; they
-    are no images of it.
+    names: (N) in sorted order. failed: by name, why a picture came to nothing when the folder was aligned, such as
+    "no face" ("" where the manifest does not say); they are no images of it.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -34,7 +34,7 @@ class NamedImages(Sequence[bytes]):
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"there is no folder {self.folder}")
-        self.failed: frozenset[str] = frozenset()
+        self.failed: dict[str, str] = {}
         self._records: RecordImages | None = None
         if (self.folder / MANIFEST).is_file():
             self.names, self._records, self.failed = _aligned(self.folder)
@@ -73,11 +73,11 @@ def _pictures(folder: Path) -> Iterator[str]:
         yield from (prefix + name for name in files if name.lower().endswith(ENDINGS))
 
 
-def _aligned(folder: Path) -> tuple[list[str], RecordImages, frozenset[str]]:
-    """Names, records in the order of the names, and names without a face, of what tools/align.py wrote."""
+def _aligned(folder: Path) -> tuple[list[str], RecordImages, dict[str, str]]:
+    """Names, records in the order of the names, and what failed and why, of what tools/align.py wrote."""
     path = folder / MANIFEST
     kept: list[tuple[str, int]] = []
-    failed: set[str] = set()
+    failed: dict[str, str] = {}
     try:
         with path.open(encoding="utf-8") as lines:  # one by one: IJB-C has 469,375
             head = json.loads(next(lines, "{}"))
@@ -86,7 +86,7 @@ def _aligned(folder: Path) -> tuple[list[str], RecordImages, frozenset[str]]:
             for line in lines:
                 entry = json.loads(line)
                 if entry["status"] == "failed":
-                    failed.add(entry["name"])
+                    failed[entry["name"]] = str(entry.get("reason", ""))
                 else:
                     kept.append((entry["name"], int(entry["key"])))
         records = Records(str(folder / head["records"]))
@@ -97,4 +97,4 @@ def _aligned(folder: Path) -> tuple[list[str], RecordImages, frozenset[str]]:
         indices = np.array([records.index_of(0, key) for _, key in kept], np.int64)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} and {head['records']} do not belong together: {error}") from None
-    return [name for name, _ in kept], RecordImages((records, indices)), frozenset(failed)
+    return [name for name, _ in kept], RecordImages((records, indices)), failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from recognition.data.alignment import ORDER, likeness
+from recognition.data.gathered import read_list
 
 NUMBERS = 10  # x1 y1 ... x5 y5
 LEAST_LIKENESS = 0.75  # median over a list: lower, the numbers stand in another order (full profiles alone have 0.6)
@@ -67,7 +69,7 @@ def _check_order(path: Path, found: dict[str, Face]) -> None:
 
 
 def _text_lines(path: Path) -> Iterator[tuple[int, str, list[float]]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_list(path).splitlines(), start=1):
         words = line.rsplit(None, NUMBERS + 1)
         if not words:
             continue
@@ -77,7 +79,7 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str, list[float]]]:
 
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, str, list[float]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with io.StringIO(read_list(path), newline="") as file:
         rows = csv.reader(file)
         for row in rows:
             words = [word.strip() for word in row]
@@ -89,7 +91,7 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, str, list[float]]]:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, str, list[float]]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_list(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:

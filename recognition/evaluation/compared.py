@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
 
 from recognition.data.pairs import PairSet
 from recognition.evaluation import measures
-from recognition.evaluation.identification import search_closed
+from recognition.evaluation.identification import check_ranks, search_closed
 from recognition.evaluation.protocol import ITEMS, Asked, Looked, Rules, View
 from recognition.evaluation.thresholds import thresholds
-from recognition.evaluation.verification import pair_scores
+from recognition.evaluation.verification import check_folds, pair_scores
 from recognition.types import IMAGE_SIZE
 
 BLOCK = 1 << 12  # pairs scored at once
@@ -31,6 +31,12 @@ GALLERY_RULES = Rules(
     resampled="people",
 )
 
+RESAMPLED = {
+    "pairs": "pairs",
+    "people": "people, of accuracy and TAR: a pair of one person counts as often as that person is drawn, one of two "
+    "as often as the product of their draws; AUC and EER are told no interval",
+}
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -47,6 +53,27 @@ class Compared:
     rules: Rules = field(default=PAIR_RULES)
     flip: str | None = None  # as of a View
     people: np.ndarray | None = None  # (N,) ids of all images, where known: thresholds come from all pairs of strangers
+    resampled: str = "pairs"  # what the bootstrap of pairs draws: "pairs", or "people" where those are known
+
+    def __post_init__(self) -> None:
+        if self.pairs is not None:
+            check_folds(*self.in_folds)
+            check_resampled(self.resampled, self.people_of_pairs is not None)
+
+    @property
+    def in_folds(self) -> tuple[int | np.ndarray, np.ndarray]:
+        """The folds of the pairs, and which pairs are genuine."""
+        return self.folds, self.pairs.same
+
+    @property
+    def people_of_pairs(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Ids of who is on either side, (P,) each; None where nobody knows."""
+        return None if self.people is None else (self.people[self.gallery], self.people[self.probe])
+
+    def check(self, asked: Asked) -> None:
+        """ValueError for a rank that the gallery has not."""
+        if self.pairs is None:
+            check_ranks(asked.ranks, len(self.gallery))
 
     @property
     def views(self) -> Mapping[str, View]:
@@ -95,7 +122,8 @@ class Compared:
             part = measures.closed_set(found, self.probe_labels, asked, items)
             return {**part, "gallery": len(gallery), ITEMS: {**part[ITEMS], "gallery": self.gallery}}
         items = {"first": self.gallery, "second": self.probe, **gallery.seen("_1"), **probe.seen("_2")}
-        return measures.verification(pair_scores_of(gallery, probe), self.pairs.same, asked, self.folds, items)
+        known = {"people": self.people_of_pairs, "resampled": self.resampled}
+        return measures.verification(pair_scores_of(gallery, probe), self.pairs.same, asked, self.folds, items, **known)
 
 
 class Side:
@@ -126,6 +154,19 @@ def pair_scores_of(gallery: Side, probe: Side) -> np.ndarray:
     """Cosines of image i of one side with image i of the other, (n,) float64, in blocks."""
     blocks = [slice(begin, begin + BLOCK) for begin in range(0, len(gallery), BLOCK)]
     return np.concatenate([pair_scores(gallery.some(block), probe.some(block)) for block in blocks])
+
+
+def check_resampled(resampled: str, known: bool) -> None:
+    """ValueError for another word than those of RESAMPLED, and for people where it is not known who they are."""
+    if resampled not in RESAMPLED:
+        raise ValueError(f"resampled is '{resampled}'; it must be one of {', '.join(RESAMPLED)}")
+    if resampled == "people" and not known:
+        raise ValueError("resampled is 'people', but these pairs do not say who is on them: only 'pairs' can be drawn")
+
+
+def stated(rules: Rules, resampled: str) -> Rules:
+    """The rules with what is drawn."""
+    return replace(rules, resampled=RESAMPLED.get(resampled, resampled))
 
 
 def side_name(gallery: int, probe: int) -> str:

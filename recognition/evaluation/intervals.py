@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betaincinv
 
+from recognition.evaluation.listed import MISSED
 from recognition.evaluation.verification import allowed_accepts
-from recognition.evaluation.weighted import Drawn, Impostors, group_positions
+from recognition.evaluation.weighted import Drawn, Impostors, Summed, group_positions
 
 LEVEL = 0.95
 CHUNK = 1 << 22  # counts held at once: 32 MiB, and two or three times that while they are weighed
@@ -81,13 +82,14 @@ def resample_tar(
 ) -> np.ndarray:
     """TAR at the lowest threshold whose FAR is at most `far`, found anew in each resample: (resamples,) float64.
 
-    scores, same: (P,). Genuine and impostor pairs are drawn apart, as a protocol fixes how many there are of each.
+    scores, same: (P,); those at MISSED never pass. Genuine and impostor pairs are drawn apart, as a protocol fixes how
+    many there are of each.
     paired: the same seed draws the same pairs whatever their scores, as the difference of two models needs. Else ranks
     are drawn, which is the same for one model and never for two, and beyond LARGE pairs only what follows from them:
     the first impostor that may not pass is an order statistic of uniform draws, a beta variate, and the genuine pairs
     above it are a binomial one.
     """
-    scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
+    scores, same = _seen(np.asarray(scores, np.float64)), np.asarray(same, bool)
     kinds = [scores[same], scores[~same]]
     if not len(kinds[0]) or not len(kinds[1]):
         raise ValueError("TAR needs genuine and impostor pairs")
@@ -97,9 +99,9 @@ def resample_tar(
     generators = [np.random.default_rng([seed, kind]) for kind in (0, 1)]
     if len(scores) > LARGE and not paired:
         return _tar_of_ranks(genuine, impostor, allowed, resamples, generators)
-    last = np.flatnonzero(np.append(np.diff(impostor) != 0, True))  # of each run of equal scores
-    # genuine pairs above each distinct impostor score; all of them where no impostor limits the threshold
-    above = np.append(np.searchsorted(-genuine, -impostor[last]), len(genuine))
+    last = np.flatnonzero(np.append(impostor[1:] != impostor[:-1], True))  # of each run of equal scores
+    # genuine pairs above each distinct impostor score; all that were seen where no impostor limits the threshold
+    above = np.append(np.searchsorted(-genuine, -impostor[last]), np.isfinite(genuine).sum())
     chunks = [draw_counts(g, len(n), resamples, len(scores)) for g, n in zip(generators, kinds, strict=True)]
     drawn = []
     for genuine_counts, impostor_counts in zip(*chunks, strict=True):
@@ -114,7 +116,7 @@ def _tar_of_ranks(
 ) -> np.ndarray:
     """What resample_tar gives for sorted scores, from one beta and one binomial variate per resample."""
     if allowed >= len(impostor):
-        return np.ones(resamples)
+        return generators[0].binomial(len(genuine), np.isfinite(genuine).mean(), resamples) / len(genuine)
     place = generators[1].beta(allowed + 1, len(impostor) - allowed, resamples) * len(impostor)
     failing = impostor[np.minimum(place.astype(np.int64), len(impostor) - 1)]
     return generators[0].binomial(len(genuine), np.searchsorted(-genuine, -failing) / len(genuine)) / len(genuine)
@@ -152,6 +154,7 @@ def resample_tar_by_group(
         raise ValueError(f"the score of pair {np.flatnonzero(~np.isfinite(scores))[0]} is not finite")
     if same.all() or not same.any():
         raise ValueError("TAR needs genuine and impostor pairs")
+    scores = _seen(scores)
     genuine = Drawn(scores[same], *(g[same] for g in groups), count)
     impostors = Impostors(scores, *groups, count, ~same)
     fars = np.atleast_1d(np.asarray(far, np.float64))
@@ -181,7 +184,7 @@ def resample_eer(
     paired: as in resample_tar. Thresholds are all distinct scores up to LARGE pairs; beyond, unless paired, about
     10,000 quantiles of each kind of pair, so that a rate is right to 1e-4.
     """
-    scores, same = np.asarray(scores, np.float64), np.asarray(same, bool)
+    scores, same = _seen(np.asarray(scores, np.float64)), np.asarray(same, bool)
     kinds = [scores[same], scores[~same]]
     if not len(kinds[0]) or not len(kinds[1]):
         raise ValueError("an equal error rate needs genuine and impostor pairs")
@@ -191,10 +194,11 @@ def resample_eer(
     if len(scores) > LARGE and not paired:
         chosen = [kind[np.linspace(0, len(kind) - 1, min(len(kind), 10_000)).astype(np.int64)] for kind in falling]
     steps = -np.unique(-np.concatenate(chosen))
+    steps = steps[np.isfinite(steps)]
     # pairs of each kind that pass a threshold, the first of which lies above every score
     passing = [np.append(0, np.searchsorted(-kind, -steps, side="right")) for kind in falling]
     generators = [np.random.default_rng([seed, kind]) for kind in (0, 1)]
-    rows = max(1, CHUNK // len(scores) if paired else CHUNK // len(steps))
+    rows = max(1, CHUNK // (len(scores) if paired else len(steps) + 1))
     drawn = []
     for begin in range(0, resamples, rows):
         r = min(rows, resamples - begin)
@@ -204,12 +208,44 @@ def resample_eer(
                 counts = next(draw_counts(generator, len(order), r))[:, order]
                 passed = np.pad(np.cumsum(counts, 1), ((0, 0), (1, 0)))[:, upto]
             else:  # pairs from one threshold to the next: a resample is a draw of how many
-                sizes = np.diff(upto, prepend=0) / len(order)
-                passed = np.cumsum(generator.multinomial(len(order), sizes, r), 1)
+                sizes = np.diff(upto, prepend=0, append=len(order)) / len(order)  # the last: those no threshold accepts
+                passed = np.cumsum(generator.multinomial(len(order), sizes, r)[:, :-1], 1)
             rates.append(passed / len(order))
         tar, far = rates
         row, equal = np.arange(r), np.argmin(np.abs(far - (1 - tar)), 1)
         drawn.append((far[row, equal] + 1 - tar[row, equal]) / 2)
+    return np.concatenate(drawn)
+
+
+def resample_mean_by_group(
+    values: ArrayLike,
+    first_group: ArrayLike,
+    second_group: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Weighted means of values of pairs by people, as resample_tar_by_group draws them: (resamples,) float64.
+
+    values, first_group, second_group: (P,). weights: (P,) what each pair weighs before anything is drawn; None = 1.
+    The same groups and seed draw the same resamples, whatever the values. A resample without pairs is drawn again.
+    ValueError for values that are not finite and (P,).
+    """
+    values = np.asarray(values, np.float64)
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+    groups, count = group_positions(first_group, second_group)
+    if values.shape != groups[0].shape or values.shape != weights.shape or not np.isfinite(values).all():
+        raise ValueError(f"values must be finite, and as many as weights and groups, got {values.shape}")
+    sums, sizes = Summed(values * weights, *groups, count), Summed(weights, *groups, count)
+    generator = np.random.default_rng(seed)
+    drawn, missing = [], resamples
+    while missing:
+        for counts in draw_counts(generator, count, missing):
+            held = counts.T.astype(np.float64)
+            total, size = sums.total(held), sizes.total(held)
+            drawn.append(total[size > 0] / size[size > 0])
+            missing -= len(drawn[-1])
     return np.concatenate(drawn)
 
 
@@ -238,7 +274,7 @@ def difference_of_tar(
     fall on them is binomial, and which of them, uniform.
     """
     same = np.asarray(same, bool)
-    scores = [np.asarray(model, np.float64) for model in (before, after)]
+    scores = [_seen(np.asarray(model, np.float64)) for model in (before, after)]
     bootstrap = {"resamples": resamples, "seed": seed}
     impostors = int((~same).sum())
     allowed = allowed_accepts(far, impostors)
@@ -267,6 +303,12 @@ def difference_of_tar(
             tars.append(reached[np.arange(len(counts)), np.searchsorted(-faces[ranked], -failing)] / len(faces))
         drawn.append(tars[1] - tars[0])
     return np.concatenate(drawn)
+
+
+def _seen(scores: np.ndarray) -> np.ndarray:
+    """Scores with -inf for those at MISSED, which no threshold accepts; the same array where there are none."""
+    missed = scores == MISSED
+    return np.where(missed, -np.inf, scores).astype(scores.dtype, copy=False) if missed.any() else scores
 
 
 def draw_counts(generator: np.random.Generator, items: int, resamples: int, width: int = 0) -> Iterator[np.ndarray]:

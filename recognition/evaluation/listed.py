@@ -29,8 +29,7 @@ class Listed:
         FileNotFoundError where a picture is not there and failures is "error", or none is there at all; ValueError for
         another rule.
         """
-        if failures not in FAILURES:
-            raise ValueError(f"failures is '{failures}'; it must be one of {', '.join(FAILURES)}")
+        check_failures(failures)
         self.images = data_folder if isinstance(data_folder, NamedImages) else NamedImages(data_folder)
         self.rows = self.images.rows(names)
         self.failed = self.rows < 0
@@ -48,14 +47,20 @@ class Listed:
         if lost:
             said.append(f"no face was found in {len(lost)} of {listed} when they were aligned, the first is {lost[0]}")
         return (
-            f"{'; '.join(said)}: complete the folder, or say with failures='miss' (they count as errors) or "
-            "failures='exclude' (they leave the denominators) what becomes of them"
+            f"{'; '.join(said)}: complete the folder, or say with failures='miss' (they are never accepted or found) "
+            "or failures='exclude' (they leave the denominators) what becomes of them"
         )
 
     def _other_ending(self, name: str) -> str:
         stem = PurePosixPath(name).with_suffix("")
         others = [n for n in self.images.names if PurePosixPath(n).with_suffix("") == stem]
         return f" (there is {others[0]})" if others else ""
+
+
+def check_failures(failures: str) -> None:
+    """ValueError for a word that is none of FAILURES."""
+    if failures not in FAILURES:
+        raise ValueError(f"failures is '{failures}'; it must be one of {', '.join(FAILURES)}")
 
 
 def names_under(images: NamedImages, folder: str) -> list[str]:
@@ -81,5 +86,9 @@ def check_counts(found: Mapping[str, tuple[int, int, str]], counts: str = "publi
 
 
 def rule_of(failures: str, missed: str, excluded: str) -> str:
-    """The phrase for Rules.failures. missed, excluded: what comes of a failure under those two rules."""
+    """The phrase for Rules.failures. missed, excluded: what comes of a failure under those two rules.
+
+    ValueError for another rule.
+    """
+    check_failures(failures)
     return {"error": "none allowed: every listed picture must be there", "miss": missed, "exclude": excluded}[failures]

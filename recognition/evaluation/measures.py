@@ -32,30 +32,64 @@ def verification(
     asked: Asked,
     folds: int | ArrayLike = 10,
     items: Mapping[str, np.ndarray] | None = None,
+    people: tuple[np.ndarray, np.ndarray] | None = None,
+    resampled: str = "pairs",
 ) -> dict:
     """One part's results from scores of pairs: accuracy, tar@F, auc, eer, their thresholds, the ROC, and items.
 
-    scores, same, folds: as verify_scores takes them. items: more arrays per pair to keep.
+    scores, same, folds: as verify_scores takes them. items: more arrays per pair to keep. people: (P,) each, ids of who
+    is on either side, where known; they are kept as person_1 and person_2, and the part's "resampled" says what was
+    drawn. resampled: "people" draws them, by intervals.resample_tar_by_group; auc and eer are told no interval then.
     """
     found = verify_scores(scores, same, folds, far=asked.far)
     kept = {"correct": found["correct"], "score": found["scores"], "same": same, "fold": found["fold"]}
-    counted = {"asked": asked, "trials": found["pairs"]}
-    measures = {"accuracy": measure(found["accuracy"], intervals.resample_mean, by_fold(kept), **counted)}
-    for far, at in found["tar"].items():
-        counted["trials"] = found["genuine"]
-        value = measure(at["tar"], intervals.resample_tar, found["scores"], same, far, **counted)
-        measures[f"tar@{far:g}"] = {**value, "far": at["far"], "threshold": at["threshold"]}
+    kept |= {} if people is None else {"person_1": people[0], "person_2": people[1]}
+    tars = _tars(found["tar"], found["scores"], same, asked, people if resampled == "people" else None)
+    auc, eer = {"value": found["auc"]}, {"value": found["eer"]}
+    if asked.resamples and resampled == "pairs":
+        auc = delong.auc(found["scores"], same)
+        trials = min(found["genuine"], found["impostors"])
+        eer = measure(found["eer"], intervals.resample_eer, found["scores"], same, asked=asked, trials=trials)
     return {
-        **measures,
-        "auc": delong.auc(found["scores"], same) if asked.resamples else {"value": found["auc"]},
-        "eer": {**measure(found["eer"], intervals.resample_eer, found["scores"], same, asked=asked), "better": "lower"},
+        "accuracy": accuracy_of(found["accuracy"], kept, asked, resampled),
+        **tars,
+        "auc": auc,
+        "eer": {**eer, "better": "lower"},
         "accuracy_std": found["accuracy_std"],
         "threshold": float(found["threshold_per_fold"].mean()),
         "pairs": found["pairs"],
         "genuine": found["genuine"],
+        **({} if people is None else {"resampled": resampled}),
         "roc": {key: [round(float(x), 6) for x in values] for key, values in found["roc"].items()},
         ITEMS: {**kept, **(items or {})},
     }
+
+
+def _tars(
+    at: Mapping[float, Mapping[str, float]],
+    scores: np.ndarray,
+    same: np.ndarray,
+    asked: Asked,
+    people: tuple[np.ndarray, np.ndarray] | None,
+) -> dict[str, dict]:
+    """{"tar@0.001": {"value", "lo", "hi", "far", ...}}: what verify_scores says, with intervals by pair or people."""
+    trials = int(same.sum()) if people is None else len(np.unique(people[0][same]))
+    by_people: dict[float, np.ndarray] = {}
+    if people is not None and asked.resamples and at:
+        options = {"resamples": asked.resamples, "seed": asked.seed}
+        by_people = dict(
+            zip(at, intervals.resample_tar_by_group(scores, same, *people, list(at), **options), strict=True)
+        )
+    found = {}
+    for far, one in at.items():
+        if people is None:
+            tar = measure(one["tar"], intervals.resample_tar, scores, same, far, asked=asked, trials=trials)
+        else:
+            ends = intervals.bounds(one["tar"], by_people[far], trials) if by_people else (None, None)
+            tar = {"value": one["tar"], "lo": ends[0], "hi": ends[1]}
+        told = ("far", "threshold", "nearest", "nearest_far")
+        found[f"tar@{far:g}"] = {**tar, **{name: one[name] for name in told}}
+    return found
 
 
 def closed_set(
@@ -116,6 +150,30 @@ def threshold_table(found: Mapping[str, object]) -> dict[str, dict]:
 
 def by_fold(items: Mapping[str, np.ndarray]) -> np.ndarray:
     """Right or wrong per pair, weighted so that the mean over pairs is the mean over folds."""
-    _, fold = np.unique(items["fold"], return_inverse=True)
+    return items["correct"] * fold_weights(items["fold"])
+
+
+def fold_weights(fold: np.ndarray) -> np.ndarray:
+    """(P,) what a pair of each fold weighs where all folds weigh the same; 1 in the mean."""
+    _, fold = np.unique(fold, return_inverse=True)
     size = np.bincount(fold)
-    return items["correct"] * (len(fold) / len(size) / size[fold])
+    return len(fold) / len(size) / size[fold]
+
+
+def resample_accuracy(
+    items: Mapping[str, np.ndarray], resampled: str = "pairs", *, resamples: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """Accuracies (resamples,) of items with correct and fold; by "people" also with person_1 and person_2."""
+    options = {"resamples": resamples, "seed": seed}
+    if resampled != "people":
+        return intervals.resample_mean(by_fold(items), **options)
+    people = (items["person_1"], items["person_2"])
+    return intervals.resample_mean_by_group(items["correct"], *people, weights=fold_weights(items["fold"]), **options)
+
+
+def accuracy_of(value: float, items: Mapping[str, np.ndarray], asked: Asked, resampled: str = "pairs") -> dict:
+    """An accuracy with its interval; items as of resample_accuracy."""
+    trials = len(items["correct"])
+    if resampled == "people":
+        trials = len(np.unique(np.concatenate([items["person_1"], items["person_2"]])))
+    return measure(value, resample_accuracy, items, resampled, asked=asked, trials=trials)

@@ -8,6 +8,7 @@ import numpy as np
 
 from recognition.evaluation import intervals
 from recognition.evaluation.identification import Search
+from recognition.evaluation.listed import MISSED
 from recognition.evaluation.protocol import Asked
 from recognition.evaluation.verification import allowed_accepts
 
@@ -109,7 +110,7 @@ def _limits(counts: np.ndarray, ranked: np.ndarray, fpir: Sequence[float]) -> np
 
 def _at(falling: np.ndarray, hits: np.ndarray, accepted: int, mated: int) -> dict[str, float]:
     """What comes of it where no more than so many of the unmated probes pass; falling are their similarities."""
-    limit = falling[accepted] if accepted < len(falling) else -np.inf
+    limit = falling[accepted] if accepted < len(falling) else MISSED  # nobody passes without a face
     above = np.searchsorted(hits, limit, side="right")
     false = np.searchsorted(-falling, -limit, side="left")
     observed = [*hits[above : above + 1], *falling[false - 1 : false]] if false else [*hits[above : above + 1]]
@@ -122,6 +123,7 @@ def _at(falling: np.ndarray, hits: np.ndarray, accepted: int, mated: int) -> dic
 
 def _nearest(falling: np.ndarray, fpir: float) -> int:
     """How many unmated probes pass where the FPIR is nearest to this one; the larger of two."""
-    counts = np.append(0, np.flatnonzero(np.append(falling[1:] != falling[:-1], True)) + 1)
+    seen = falling[falling > MISSED]
+    counts = np.append(0, np.flatnonzero(np.append(seen[1:] != seen[:-1], True)[: len(seen)]) + 1)
     gap = np.abs(counts / len(falling) - fpir)
     return int(counts[np.flatnonzero(gap <= gap.min() + 1e-12)[-1]])

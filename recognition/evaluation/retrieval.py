@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +16,10 @@ from recognition.evaluation.unit import unit_float32
 
 VIEW = "112"
 TIE = "a stranger as alike as the best mate stands before it; of a probe's own mates the best counts"
-MISS = "a probe without a face is never found; a gallery picture without one is not in the gallery"
+MISS = (
+    "a probe without a face is never found; a gallery picture without one is not in the gallery, and stays among the "
+    "mates that mAP divides by"
+)
 EXCLUDE = "probes without a face, and those whose mates all have none, leave the denominators"
 
 
@@ -32,6 +35,19 @@ class Retrieval:
     parts: Mapping[str, np.ndarray]  # by name, (Q,) bool: the part's probes
     failures: str = "error"
     precision: bool = False  # also mAP
+
+    def __post_init__(self) -> None:
+        counted = self._counted()
+        for name, part in self.parts.items():
+            if not (part & counted).any():
+                raise ValueError(
+                    f"no probe of part {name} is left: failures='{self.failures}', and of none of its pictures both a "
+                    "face and a mate's were found"
+                )
+
+    def check(self, asked: Asked) -> None:
+        """ValueError for a rank that the gallery has not."""
+        check_ranks(asked.ranks, int((~self.gallery.failed).sum()))
 
     @property
     def images(self) -> Sequence[bytes]:
@@ -49,18 +65,16 @@ class Retrieval:
         seen, view = looked[VIEW], self.views[VIEW].rows
         there = self.gallery.rows[~self.gallery.failed]
         labels = self.gallery_labels[~self.gallery.failed]
-        check_ranks(asked.ranks, len(there))
+        self.check(asked)
         stored = unit_float32(seen.embedding, np.searchsorted(view, there))
         found = search_listed(seen, view, self.probes, self.probe_labels, stored, labels, self.precision)
-        counted = np.ones(len(self.probe_labels), bool)
-        if self.failures == "exclude":
-            counted = ~self.probes.failed & np.isin(self.probe_labels, labels)
+        counted = self._counted()
+        if self.failures == "miss" and found.precision is not None:
+            found = replace(found, precision=found.precision * self._share_there(labels))
         items = {"probe": self.probes.rows, **quality_of(seen, positions(view, self.probes.rows))}
         results = {}
         for name, part in self.parts.items():
             chosen = np.flatnonzero(part & counted)
-            if not len(chosen):
-                raise ValueError(f"no probe of part {name} is left: a face was found in none of its pictures")
             results[name] = {
                 **closed_set(found, self.probe_labels, asked, items, chosen),
                 "gallery": len(there),
@@ -70,6 +84,21 @@ class Retrieval:
             }
             results[name][ITEMS]["gallery"] = there
         return results
+
+    def _counted(self) -> np.ndarray:
+        """(Q,) bool: the probes that stand in the denominators."""
+        if self.failures != "exclude":
+            return np.ones(len(self.probe_labels), bool)
+        return ~self.probes.failed & np.isin(self.probe_labels, self.gallery_labels[~self.gallery.failed])
+
+    def _share_there(self, labels: np.ndarray) -> np.ndarray:
+        """(Q,) of each probe's listed mates, the share that is among the gallery's labels (G,)."""
+        people, probe = np.unique(self.probe_labels, return_inverse=True)
+        there, listed = (
+            np.bincount(np.searchsorted(people, of[np.isin(of, people)]), minlength=len(people))
+            for of in (labels, self.gallery_labels)
+        )
+        return (there / np.maximum(listed, 1))[probe]
 
 
 def search_listed(

@@ -217,6 +217,7 @@ class Ranked:
         value = impostor[np.maximum(len(impostor) - 1 - wanted, 0)]
         higher = np.searchsorted(impostor, np.concatenate([value, genuine]), side="right")
         thresholds = np.unique(np.concatenate([genuine, value, impostor[np.minimum(higher, len(impostor) - 1)]]))
+        thresholds = np.append(thresholds[thresholds > MISSED], np.inf)  # none accepts pairs without a face
         false, tar = ((len(kind) - np.searchsorted(kind, thresholds))[::-1] / len(kind) for kind in (impostor, genuine))
         best = np.argmin(np.abs(false - (1 - tar)))  # of equal ones the strictest, as verify_scores has it
         return float((false[best] + 1 - tar[best]) / 2)

@@ -171,8 +171,11 @@ def check_folds(folds: int | ArrayLike, same: np.ndarray) -> tuple[np.ndarray, n
         kind = "genuine" if same[fold == f].all() else "impostor"
         advice = "give the protocol's own fold per pair, or an order in which every fold holds both kinds"
         if np.ndim(folds) == 0:
-            fits = [n for n in range(len(names) - 1, 1, -1) if not len(_of_one_kind(_contiguous(len(same), n), same))]
-            advice = f"say --argument folds={fits[0]}, or folds={fits[0]} in the recipe" if fits else advice
+            cuts = {n: _contiguous(len(same), n) for n in range(2, len(names))}
+            fits = [n for n, cut in cuts.items() if not len(_of_one_kind(cut, same))]
+            even = [n for n in fits if np.ptp(np.bincount(cuts[n], same)) == 0]  # as many genuine pairs in each
+            best = max(even or fits, default=0)
+            advice = f"say --argument folds={best}, or folds={best} in the recipe" if best else advice
         raise ValueError(
             f"fold {names[f]} holds {kind} pairs only ({(fold == f).sum()} of them), so no accuracy can be measured on "
             f"it: {advice}"

@@ -90,6 +90,20 @@ class Drawn:
         return found
 
 
+class Summed:
+    """A sum of (P,) numbers of pairs whose weights are drawn."""
+
+    def __init__(self, values: np.ndarray, first: np.ndarray, second: np.ndarray, groups: int) -> None:
+        inside = first == second
+        self._inside = np.bincount(first[inside], values[inside], minlength=groups)
+        apart = (values[~inside], (first[~inside], second[~inside]))
+        self._between = sparse.coo_matrix(apart, (groups, groups)).tocsr()
+
+    def total(self, counts: np.ndarray) -> np.ndarray:
+        """The sum in each resample, (r,). counts: (groups, r) float64, how often each group was drawn."""
+        return self._inside @ counts + np.einsum("gr,gr->r", counts, self._between @ counts)
+
+
 class Impostors(Drawn):
     """Impostor pairs, which `chosen` says; the highest are sorted, as many as thresholds have needed so far."""
 

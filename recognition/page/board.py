@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from recognition.data.decode import decode
 from recognition.data.degrade import low_res
 from recognition.distributed import World
-from recognition.evaluation.embed import look_at, place_of
+from recognition.evaluation.embed import FLIPS, look_at, place_of
 from recognition.evaluation.protocol import EvaluationSet, Looked
 from recognition.evaluation.report import COLUMNS, figure_of
 from recognition.evaluation.report import figures as roc_figures
@@ -103,16 +103,18 @@ def add_to_logs(run: Run, world: World, *, faces: bool = True) -> list[str]:
         for tag, figure in drawn.items():
             writer.add_figure(f"report/{tag}", figure, update)
     said = [f"{len(drawn)} plots of update {update} are in {logs}"]
+    if not run.config.evaluation.sets:
+        return [*said, "the embedding projector has nothing to show: evaluation.sets is empty"]
     try:
-        one = next(iter(open_sets(run.config.evaluation)))
+        one = open_sets(run.config.evaluation)[0]
         model = load_run(run.path).to(world.device)
-    except (OSError, ValueError, StopIteration) as error:
+    except (OSError, ValueError) as error:
         return [*said, f"the embedding projector has nothing to show: {error}"]
-    seen = []
+    seen, flip = [], FLIPS[int(run.config.evaluation.get("flip", False))]
     for key, rows in _views_shown(one).items():
         view = one.protocol.views[key]
         some = replace(view, rows=view.rows[rows], timed=0)
-        found = look_at(model, one.protocol.images, some, world=world).embedding
+        found = look_at(model, one.protocol.images, some, world=world, flip=flip).embedding
         seen.append((view.side, some.rows, found.cpu()))
     known = Faces(one.name, one.protocol.images, getattr(one.protocol, "people", None), seen)
     return [*said, project(logs, known, thumbnails=faces)]

@@ -12,34 +12,33 @@ from recognition.page.markup import Markup, code, element, note
 from recognition.page.numbers import side_words
 from recognition.page.runs import Run, Shown, impostors_of, items_of, measures_of, part_of, parts_of, sets_of
 
-ROC, DRAWN_APART = "roc", ("roc", "items", "thresholds", "about")
+ROC, OPEN_SET = "roc", "open_set"
+DRAWN_APART = (ROC, OPEN_SET, "items", "thresholds", "about")
 RANKS = 100  # of a CMC, at most
 
 
 def curves(series: Sequence[Shown], runs: Sequence[Run]) -> Markup:
     """The section with all curves of results."""
     blocks: list[object] = [element("h2", "Curves", id="curves")]
+    places = [(name, part) for name in sets_of(series) for part in parts_of(series, name)]
     for title, told, make in (
         ("ROC", "True accepts over false accepts; bars are 95 % intervals. Shaded: less than one impostor.", roc_chart),
         ("DET", "What the ROC hides near its top: false rejects, logarithmic too.", det_chart),
         ("CMC", "Share of probes whose mate is among the first so many of the gallery.", cmc_chart),
     ):
-        charts = [
-            chart
-            for name in sets_of(series)
-            for part in parts_of(series, name)
-            if (chart := make(series, name, part)) is not None
-        ]
+        charts = [chart for place in places if (chart := make(series, *place)) is not None]
         blocks.append(element("h3", title))
         if charts:
             blocks += [element("p", told), element("div", *charts, class_="charts")]
         else:
             what = "identification" if title == "CMC" else "verification"
             blocks.append(note(f"No set of {what} was evaluated."))
+    opened = [chart for place in places if (chart := open_set_chart(series, *place)) is not None]
+    if opened:
+        told = "Watch lists: share of listed people found, over the share of others taken for one of them."
+        blocks += [element("h3", "TPIR over FPIR"), element("p", told), element("div", *opened, class_="charts")]
     blocks += [element("h3", "Error over discard"), *_discard(series, runs)]
-    others = [
-        chart for name in sets_of(series) for part in parts_of(series, name) for chart in _others(series, name, part)
-    ]
+    others = [chart for place in places for chart in _others(series, *place)]
     if others:
         blocks += [element("h3", "Other curves"), element("div", *others, class_="charts")]
     return element("section", *blocks, aria_labelledby="curves")
@@ -101,6 +100,34 @@ def cmc_chart(series: Sequence[Shown], name: str, part: str) -> Markup | None:
     return line_chart(f"{name}, {side_words(part)}", lines, Axis("rank", log=True, least=1.0), y)
 
 
+def open_set_chart(series: Sequence[Shown], name: str, part: str) -> Markup | None:
+    """TPIR over FPIR; None where the part has none."""
+    lines, rank = [], ""
+    for one in series:
+        columns = _columns(part_of(one, name, part).get(OPEN_SET))
+        found = next((key for key in columns if key.startswith("tpir")), None)
+        if found is None or "fpir" not in columns:
+            continue
+        rank = found.removeprefix("tpir")
+        known = [(x, y) for x, y in zip(columns["fpir"], columns[found], strict=True) if x > 0]
+        x, y = zip(*known, strict=True) if known else ((), ())
+        bars = [
+            (float(key.partition("@")[2]), m["value"], m["lo"], m["hi"])
+            for key, m in measures_of(part_of(one, name, part)).items()
+            if key.startswith(f"{found}@") and m.get("lo") is not None
+        ]
+        if known:
+            lines.append(Line(one.name, one.style, x, y, step=True, bars=bars))
+    if not lines:
+        return None
+    first = min(line.x[0] for line in lines)
+    least = 10.0 ** math.floor(math.log10(first))
+    among = f" (rank {rank})" if rank else ""
+    x_axis = Axis("false positive identification rate", log=True, least=least, most=1.0)
+    y_axis = Axis(f"true positive identification rate{among}", least=0.0, most=1.0, shares=True)
+    return line_chart(f"{name}, {side_words(part)}", lines, x_axis, y_axis, unknown=first)
+
+
 def _discard(series: Sequence[Shown], runs: Sequence[Run]) -> list[Markup]:
     places = [(name, part) for name in sets_of(series) for part in parts_of(series, name)]
     charts = [chart for place in places for chart in _part_discard(series, *place)]
@@ -122,7 +149,8 @@ def _discard(series: Sequence[Shown], runs: Sequence[Run]) -> list[Markup]:
         told = "Genuine pairs of the lowest quality discarded first; of many scorers the six with the least area."
         return [element("p", told), element("div", *charts, class_="charts")]
     example = code(f"python tools/evaluate.py {runs[0].path} --edc")
-    return [note("Not measured: ", example, " compares quality scorers on the model's errors.")]
+    begins = "Not measured: " if runs[0].finished else "Not measured. Once training has come to an end, "
+    return [note(begins, example, " compares quality scorers on the model's errors.")]
 
 
 def _part_discard(series: Sequence[Shown], name: str, part: str) -> list[Markup]:
@@ -138,6 +166,9 @@ def _part_discard(series: Sequence[Shown], name: str, part: str) -> list[Markup]
                     which = key.partition("_")[2]
                     label = f"{one.name}, {which}" if which else one.name
                     lines.append(Line(label, len(lines) + 1, columns["share"], columns["fnmr"]))
+            ideal = _columns(part_of(one, name, part).get(f"edc_ideal@{far}"))
+            if {"share", "fnmr"} <= ideal.keys():
+                lines.append(Line(f"{one.name}, ideal", len(lines) + 1, ideal["share"], ideal["fnmr"]))
         if lines:
             x = Axis("genuine pairs discarded", shares=True)
             title = f"{name}, {side_words(part)}, FAR {far}"

@@ -25,7 +25,7 @@ def points(gain: Mapping | None) -> str:
     """+1.2 [+0.4, +2.0], in points; with more decimals where one would seem to be zero that is not."""
     if not gain or gain.get("value") is None:
         return NONE
-    figures = [100 * gain[key] for key in ("value", "lo", "hi") if gain.get(key)]
+    figures = [100 * gain[key] for key in ("value", "lo", "hi") if abs(gain.get(key) or 0) > 1e-8]  # else rounding
     digits = next((n for n in (1, 2, 3) if all(float(f"{v:.{n}f}") for v in figures)), 3)
     return _between(gain, lambda v: _signed(100 * v, digits))
 

@@ -115,7 +115,7 @@ def _pairs(one: Shown, name: str, part: str, opened: EvaluationSet, count: int) 
     for title, rows in (("One person, least alike", lowest), ("Two people, most alike", highest)):
         shown = []
         for i in rows:
-            judged = "right" if items["correct"][i] else "wrong" if "correct" in items else ""
+            judged = "" if "correct" not in items else "right" if items["correct"][i] else "wrong"
             faces = [
                 Face(int(items[key][i]), side, f"{which}, {side} px{_seen(items, i, ending)}")
                 for key, which, ending, side in (

@@ -157,9 +157,10 @@ def sets_of(series: Sequence[Shown]) -> list[str]:
 
 def parts_of(series: Sequence[Shown], name: str) -> list[str]:
     """Names of all parts of a set: in the order of the first that has it, others at their place by resolution."""
-    order: list[str] = []
-    for one in series:
-        for part in one.results.get(name, {}):
+    first, *others = [list(one.results[name]) for one in series if name in one.results] or [[]]
+    order = list(first)
+    for parts in others:
+        for part in parts:
             if part not in order:
                 order.insert(_place(order, part), part)
     return order

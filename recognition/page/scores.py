@@ -78,12 +78,13 @@ def _similarity(one: Shown, name: str, part: str) -> Markup:
 
 def _seen(series: Sequence[Shown]) -> list[Markup]:
     charts = []
-    for one in series:
+    trained = [one for one in series if one.style] or list(series)
+    for one in trained:  # of a base its run's own gate and scorer would be shown again
         for name in sets_of([one]):
             for what in ("gate", "quality"):
                 by_side = _by_side(one, name, what)
                 if by_side:
-                    which = "" if len(series) == 1 else f"{one.name}, "
+                    which = "" if len(trained) == 1 else f"{one.name}, "
                     charts.append(_seen_chart(f"{which}{name}: {what}", what, by_side))
     if charts:
         return [

@@ -36,6 +36,10 @@ padding:0;list-style:none}
 .tiles li{background:var(--back);border:1px solid var(--line);border-radius:6px;padding:.5rem .7rem}
 .tiles b{font-size:1.35rem;line-height:1.25;font-variant-numeric:tabular-nums}
 .tiles p{margin:.1rem 0}
+.whole{white-space:nowrap}
+.tight table{font-size:.82rem}
+.tight .soft{font-size:.78rem}
+.tight th,.tight td{padding:.3rem .45rem}
 .tiles span,.soft{color:var(--soft);font-size:.9rem}
 .note{background:var(--warn);border-left:4px solid var(--line);padding:.5rem .8rem;border-radius:3px}
 .scroll{overflow-x:auto;margin:.6rem 0;max-width:100%}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from recognition.evaluation import gains as paired
 from recognition.evaluation.protocol import ITEMS
@@ -34,9 +35,8 @@ def gains_of(series: Sequence[Shown]) -> tuple[list[tuple[Shown, Shown, Gains]],
             continue
         base = base_of(one, series)
         if base is None:
-            problems.append(
-                f"{one.run.name}: its base was not evaluated; `python tools/evaluate.py {one.run.path} --base` does it."
-            )
+            again = code(f"python tools/evaluate.py {one.run.path} --base")
+            problems.append(join([f"{one.run.name}: its base was not evaluated; ", again, " does it."]))
             continue
         gained, why = differences(base, one)
         found.append((base, one, gained))
@@ -68,7 +68,7 @@ def in_short(series: Sequence[Shown], gains: Sequence[tuple[Shown, Shown, Gains]
     """A box: each set's first figure, base against adapted, and the differences at one glance."""
     parts_shown: list[object] = [element("h2", "In short", id="short")]
     if not series:
-        parts_shown.append(note("There are no results yet; the sections below say how to get them."))
+        parts_shown.append(note("There are no results yet; the note above says how to get them."))
         return element("section", *parts_shown, class_="box", aria_labelledby="short")
     parts_shown += [element("p", _verdict(*one)) for one in gains]
     tiles = [_tile(series, name) for name in sets_of(series)]
@@ -81,8 +81,11 @@ def in_short(series: Sequence[Shown], gains: Sequence[tuple[Shown, Shown, Gains]
 
 def forgetting(series: Sequence[Shown], gains: Sequence[tuple[Shown, Shown, Gains]], problems: Sequence[str]) -> Markup:
     """Base against adapted on every set, part and measure; and every run against the first one."""
-    blocks: list[object] = [
-        element("h2", "Gained and forgotten", id="forgetting"),
+    blocks: list[object] = [element("h2", "Gained and forgotten", id="forgetting")]
+    if not any(one.style for one in series):
+        blocks.append(note("There are no results of a trained model yet, so there is nothing to compare."))
+        return element("section", *blocks, aria_labelledby="forgetting")
+    blocks += [
         element(
             "p",
             "Per cent with 95 % bootstrap intervals; differences in points, paired on the same pairs or probes. "
@@ -92,6 +95,8 @@ def forgetting(series: Sequence[Shown], gains: Sequence[tuple[Shown, Shown, Gain
     ]
     for base, one, found in gains:
         blocks.append(element("h3", f"{one.run.name} against its base"))
+        folders = base.run.path / "report" / "before", one.run.path / "report" / "after"
+        blocks.append(_by_chance(base, one, found, folders))
         blocks.append(_difference_table(base, one, found, ("base", "adapted"), f"{one.run.name} against its base"))
     first = next((one for one in series if one.style), None)
     for other in (one for one in series if one.style and one is not first):
@@ -99,15 +104,36 @@ def forgetting(series: Sequence[Shown], gains: Sequence[tuple[Shown, Shown, Gain
         blocks.append(element("h3", title))
         found, why = differences(first, other)
         blocks += [note(text) for text in why]
+        blocks.append(_by_chance(first, other, found, (first.run.path, other.run.path)))
         blocks.append(_difference_table(first, other, found, (first.run.name, other.run.name), title))
     if not gains and first is not None:
         blocks.append(_difference_table(first, first, {}, (first.name, ""), first.run.name))
     return element("section", *blocks, aria_labelledby="forgetting")
 
 
+def _by_chance(before: Shown, after: Shown, gains: Gains, folders: tuple[Path, Path]) -> Markup | None:
+    """How many differences were looked at, and how many of the marked ones may be chance."""
+    words = [
+        verdict(gain, less_is_better(key, part_of(after, name, part)[key]))
+        for name, parts in gains.items()
+        for part, measures in parts.items()
+        for key, gain in measures.items()
+    ]
+    looked_at, marked = sum(map(bool, words)), words.count("better") + words.count("worse")
+    if not looked_at:
+        return None
+    return element(
+        "p",
+        f"{looked_at} differences were looked at, and {marked} of them are marked; at 5 % about {0.05 * looked_at:.1f} "
+        "would be by chance alone, were there no difference at all. ",
+        code(f"python tools/compare_runs.py {folders[0]} {folders[1]}"),
+        " tells p-values adjusted for their number (Holm).",
+    )
+
+
 def _difference_table(before: Shown, after: Shown, gains: Gains, names: tuple[str, str], label: str) -> Markup:
     alone = before is after
-    heads = ["part", "measure", names[0]] + ([] if alone else [names[1], "difference", ""])
+    heads = ["part", "measure", names[0]] + ([] if alone else [names[1], "difference", "verdict"])
     tables = []
     for name in sets_of([before, after]):
         rows, marks = [], []
@@ -123,8 +149,9 @@ def _difference_table(before: Shown, after: Shown, gains: Gains, names: tuple[st
                     row += [percent(new.get(key)), points(gain), said]
                 rows.append(row)
                 marks.append(said if said in ("better", "worse") else "")
-        tables.append(_marked(table(heads, rows, caption=name, marks=marks, label=f"{label}: {name}")))
-    return join(tables)
+        if rows:
+            tables.append(_marked(table(heads, rows, caption=name, marks=marks, label=f"{label}: {name}")))
+    return join(tables or [note("There is no figure that both were evaluated by.")])
 
 
 def _marked(text: Markup) -> Markup:
@@ -143,11 +170,13 @@ def _introduced(run: Run, several: bool) -> Markup:
     told = run.provenance
     times = [line["time"] for line in run.lines if isinstance(line.get("time"), int | float)]
     versions = [f"LRFace {told['lrface']}" if "lrface" in told else None]
-    versions += [f"commit {told['commit']}" if "commit" in told else None]
+    commit = str(told.get("commit", ""))
+    versions += [commit if " " in commit else f"commit {commit}" if commit else None]  # or why there is none
     skip = ("lrface", "commit", "records")
     versions += [f"{key} {value}" for key, value in told.items() if isinstance(value, str) and key not in skip]
     days = f"Trained {date(min(times))} to {date(max(times))}. " if times else ""
-    told_versions = element("p", days, ", ".join(v for v in versions if v), ".", class_="soft")
+    listed = ", ".join(v for v in versions if v)
+    told_versions = element("p", days, f"{listed}." if listed else "No versions are told.", class_="soft")
     name = join([element("strong", run.name), ": "]) if several else None
     return join(
         [
@@ -213,15 +242,19 @@ def _tile(series: Sequence[Shown], name: str) -> Markup | None:
     for one in series:
         found = measures_of(part_of(one, name, part))
         key = key or next(iter(found), None)
-        if key in found:
-            lines.append((one, found[key]))
-    if not lines:
+        lines.append((one, found.get(key)))
+    if not any(found for _, found in lines):
         return None
     return element(
         "li",
         element("span", f"{name}, {side_words(part)}, {key}, %"),
         *(
-            element("p", element("span", f"{one.name} "), element("b", value), element("span", f" {interval}"))
+            element(
+                "p",
+                element("span", f"{one.name} "),
+                element("b", value),
+                element("span", f" {interval}", class_="whole"),
+            )
             for one, found in lines
             for value, _, interval in [percent(found).partition(" ")]
         ),

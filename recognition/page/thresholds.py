@@ -12,10 +12,16 @@ from recognition.evaluation.results import flip_words
 from recognition.evaluation.sets import open_sets
 from recognition.evaluation.verification import curve
 from recognition.page.markup import Markup, br, element, join, note, table
-from recognition.page.numbers import NONE, percent, power, short, side_words
+from recognition.page.numbers import NONE, percent, power, short, side_words, sides_of
 from recognition.page.runs import THRESHOLD, Run, Shown, impostors_of, part_of, parts_of, sets_of
 
 FARS = tuple(10.0**-n for n in range(1, 7))
+FEW = 10  # impostors above a threshold, below which it is a guess
+FEW_WORDS = f"* rests on fewer than {FEW} impostor pairs; value and interval may be far off"
+NO_TAR = (
+    "no true accept rate: all images were compared across two resolutions, where an image may stand on both sides and "
+    "is no other image of its person"
+)
 
 
 def thresholds(series: Sequence[Shown]) -> Markup:
@@ -59,7 +65,7 @@ def rules(series: Sequence[Shown]) -> Markup:
 
 
 def _of_set(one: Shown, name: str) -> Markup | None:
-    rows, reasons = [], {}
+    rows, footnotes = [], {}
     for part in parts_of([one], name):
         found = part_of(one, name, part)
         told = {**_from_items(found), **_from_tar(found), **_told(found)}
@@ -69,20 +75,24 @@ def _of_set(one: Shown, name: str) -> Markup | None:
         cells: list[object] = []
         for far in FARS:
             entry = next((entry for at, entry in told.items() if abs(at / far - 1) < 1e-6), None)
-            text, reason = _cell(entry, far, impostors)
+            text, footnote = _cell(entry, far, impostors)
             cells.append(text)
-            if reason:
-                reasons.setdefault(reason, []).append(f"{side_words(part)} at {power(far)}")
-        rows.append([side_words(part), *cells])
+            if footnote:
+                footnotes.setdefault(footnote, []).append(f"{side_words(part)} at {power(far)}")
+        sides = sides_of(part) or ("", 0, 0)
+        untold = any("tar" not in entry and _value(entry) is not None for entry in _told(found).values())
+        if untold and sides[1] != sides[2]:
+            footnotes.setdefault(NO_TAR, []).append(side_words(part))
+        rows.append([side_words(part), _strangers(told, impostors), *cells])
     if not rows:
         return None
-    heads = ["part", *(f"FAR {power(far)}" for far in FARS)]
+    heads = ["part", "strangers", *(f"FAR {power(far)}" for far in FARS)]
     told_why = [
         element("li", f"{reason}: {', '.join(places) if len(places) <= 4 else f'{len(places)} cells'}")
-        for reason, places in reasons.items()
+        for reason, places in footnotes.items()
     ]
     whole = table(heads, rows, caption=name, label=f"thresholds of {one.name} on {name}")
-    return join([whole, element("ul", *told_why, class_="soft") if told_why else None])
+    return join([element("div", whole, class_="tight"), element("ul", *told_why, class_="soft") if told_why else None])
 
 
 def _told(part: Mapping) -> dict[float, Mapping]:
@@ -116,21 +126,34 @@ def _from_tar(part: Mapping) -> dict[float, Mapping]:
 
 
 def _cell(entry: Mapping | None, far: float, impostors: int) -> tuple[object, str]:
-    """The cell, and why it is empty."""
+    """The cell, and its footnote: why it is empty, or how little it rests on."""
     impostors = (entry or {}).get("impostors", impostors)
     few = f"cannot be told with {short(impostors)} impostor pairs" if impostors and far * impostors < 1 else ""
     if entry is None:
         return NONE, few or "not asked for (evaluation.far)"
-    measure = entry.get("threshold")
-    if few or not isinstance(measure, Mapping) or measure.get("value") is None:
+    if few or _value(entry) is None:
         return NONE, few or str(entry.get("reason") or "not told by the results")
+    measure, footnote = entry["threshold"], ""
     value = f"{measure['value']:.3f}"
     if measure.get("lo") is not None and measure.get("hi") is not None:
         value += f" [{measure['lo']:.3f}, {measure['hi']:.3f}]"
+    if impostors and far * impostors < FEW:
+        value, footnote = f"{value} *", FEW_WORDS
     tar = entry.get("tar")
     if not isinstance(tar, Mapping) or tar.get("value") is None:
-        return value, ""
-    return join([value, br(), element("span", f"TAR {percent(tar)}", class_="soft")]), ""
+        return value, footnote
+    return join([value, br(), element("span", f"TAR {percent(tar)}", class_="soft")]), footnote
+
+
+def _value(entry: Mapping) -> float | None:
+    measure = entry.get("threshold")
+    return measure.get("value") if isinstance(measure, Mapping) else None
+
+
+def _strangers(told: Mapping[float, Mapping], impostors: int) -> str:
+    """How many pairs of strangers the thresholds rest on; some may rest on all of the set's, others on its pairs."""
+    counts = [entry.get("impostors", impostors) for entry in told.values() if _value(entry) is not None]
+    return " or ".join(short(n) for n in sorted({*counts} or {impostors}, reverse=True) if n) or NONE
 
 
 def _rules(one: Shown, name: str) -> tuple[str, dict]:

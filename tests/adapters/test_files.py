@@ -83,6 +83,8 @@ def test_the_readme_says_it_to_people(tmp_path: Path) -> None:
         "| lfw, accuracy | 112 | 112-14 |\n|---|---|---|\n| base | 80.0 [70.0, 90.0] | – |\n"
         "| with the adapter | 90.0 [85.0, 95.0] | 70.0 [60.0, 80.0] |\n",
         "| lfw, tar@0.01 | 112 |\n|---|---|\n| base | – |\n| with the adapter | 50.0 |\n",
+        "## Use\n\n```python\nfrom lrface import LRFace\n",
+        'model = LRFace.load("THIS_FOLDER", "BASE.safetensors")\nembeddings = model.embed(',
         "load_adapters(",
         "Of the base: CC0.",
     )
@@ -92,6 +94,7 @@ def test_the_readme_says_it_to_people(tmp_path: Path) -> None:
     text = (tmp_path / "README.md").read_text()
     assert "None were measured." in text and "not stated by its file" in text and "config.backbone.weights" in text
     assert "scorer" not in text and "trained from random weights" in text
+    assert 'model = LRFace.load("THIS_FOLDER")\n' in text
 
 
 def test_arguments_are_kept_with_their_defaults() -> None:

@@ -154,7 +154,7 @@ def test_a_card_that_cannot_be_written_costs_no_checkpoint(
 
 
 def test_what_was_found_later_is_not_told_of_an_earlier_model(tmp_path: Path) -> None:
-    common = (*COMMON, "schedule.epochs=1.2", "train.save_every=0.4", "train.keep=0")
+    common = (*COMMON, "schedule.epochs=1.2", "train.save_every=0.4", "train.keep=0", "train.async_save=False")
     with nameable():
         recipe, world = tiny_recipe(tmp_path), distributed.start("cpu")
         run_trainer(recipe, *common, world=world)

@@ -111,23 +111,28 @@ def test_what_fails_is_counted_and_listed(made, tmp_path, capsys):
     (raw / "bob smith" / "2.jpg").write_text("words")
     cv2.imwrite(str(raw / "zoe" / "new.png"), np.zeros((50, 60, 3), np.uint8))
     (raw / "zoe" / "notes.txt").write_text("aside")
+    (raw / "zoe" / "link.jpg").symlink_to(tmp_path / "gone.jpg")
     command = [str(raw), str(tmp_path / "out"), "--points", str(made / "points.txt")]
-    assert door.main(command) == 0
+    assert door.main(command) == 1
     said = capsys.readouterr().out
-    assert "2 aligned (40.0%), 0 fallback (0.0%), 3 failed (60.0%) of 5 pictures" in said
-    assert "2 failed: undecodable" in said and "1 failed: points missing" in said
+    assert "2 aligned (33.3%), 0 fallback (0.0%), 4 failed (66.7%) of 6 pictures" in said
+    assert "2 failed: undecodable" in said and "1 failed: points missing" in said and "1 failed: unreadable" in said
     assert "note: 1 files are no pictures by their names" in said
     assert (tmp_path / "out/failures.txt").read_text().splitlines() == [
         "ann/broken.jpg\tfailed\tundecodable: 9 bytes that are no picture, or a truncated one",
         "bob smith/2.jpg\tfailed\tundecodable: 5 bytes that are no picture, or a truncated one",
+        "zoe/link.jpg\tfailed\tunreadable: No such file or directory",
         "zoe/new.png\tfailed\tpoints missing",
     ]
-    assert NamedImages(tmp_path / "out").failed == {"ann/broken.jpg", "bob smith/2.jpg", "zoe/new.png"}
+    failed = NamedImages(tmp_path / "out").failed
+    assert list(failed) == ["ann/broken.jpg", "bob smith/2.jpg", "zoe/link.jpg", "zoe/new.png"]
+    assert failed["zoe/new.png"] == "points missing" and "undecodable" in failed["ann/broken.jpg"]
+    (raw / "zoe" / "link.jpg").unlink()
     assert (tmp_path / "out/classes.txt").read_text() == "0\tann\n1\tzoe\n"  # bob has no picture left
     assert Records(tmp_path / "out").num_classes == 2
     assert door.main([*command, "--fallback", "resize"]) == 2
     assert "holds aligned pictures already: give --overwrite" in capsys.readouterr().err
-    assert door.main([*command, "--fallback", "resize", "--overwrite", "--png"]) == 0
+    assert door.main([*command, "--fallback", "resize", "--overwrite", "--png"]) == 1
     assert "2 aligned (40.0%), 1 fallback (20.0%), 2 failed (40.0%)" in capsys.readouterr().out
     images = NamedImages(tmp_path / "out")
     assert images.names == ["ann/1.png", "zoe/0.png", "zoe/new.png"] and images[2].startswith(b"\x89PNG")
@@ -171,7 +176,7 @@ def test_hashes_tell_what_changed(made, tmp_path, capsys):
 
 def test_lists_with_and_without_labels(made, tmp_path):
     (tmp_path / "some.txt").write_text("zoe/0.png\tb\nann/1.png\ta\nzoe/3.png\ta\nzoe/gone.png\tb\n")
-    assert run(made, tmp_path / "out", "--list", str(tmp_path / "some.txt")) == 0
+    assert run(made, tmp_path / "out", "--list", str(tmp_path / "some.txt")) == 1
     head, entries = manifest(tmp_path / "out")
     assert [entry["key"] for entry in entries.values()] == [0, 1, 2, None] and head["settings"]["labels"] == "list"
     assert list(entries) == ["ann/1.png", "zoe/3.png", "zoe/0.png", "zoe/gone.png"]
@@ -221,6 +226,7 @@ def test_wrong_use_is_told(made, tmp_path, capsys):
         ([str(made / "raw" / "zoe"), out, *points, "--label-from", "folder"], "0.png lies in no folder of"),
         ([str(made / "raw"), out, *points, "--label-from", "list"], "name one with --list"),
         ([str(made / "raw"), out, "--detector", "none"], "without a detector and without points"),
+        ([str(made / "raw"), out, "--points", str(made / "raw/zoe/0.png")], "0.png is no list: it is no text"),
     ):
         assert door.main(command) == 2 and said in capsys.readouterr().err, command
     (tmp_path / "twice.txt").write_text("zoe/0.png\nzoe/0.png\n")
@@ -251,7 +257,8 @@ def test_an_interruption_leaves_nothing(made, tmp_path, monkeypatch, capsys):
     assert "stopped; nothing was written" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
-def test_ctrl_c_leaves_what_was_there(made, tmp_path):
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_what_was_there(made, tmp_path, sent, code):
     slow = (
         "import sys, time\n"
         "from recognition.data import aligner\n"
@@ -272,9 +279,9 @@ def test_ctrl_c_leaves_what_was_there(made, tmp_path):
     with subprocess.Popen([sys.executable, "-c", slow, *command, "--png"], cwd=ROOT, **pipes) as process:
         assert process.stdout.readline() == "reading\n"
         assert (out / ".aligning.tmp").is_dir()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         said = process.communicate(timeout=30)[1]
-        assert process.returncode == 130 and "stopped; nothing was written" in said
+        assert process.returncode == code and "stopped; nothing was written" in said
     assert contents(out) == before
 
 

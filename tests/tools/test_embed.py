@@ -83,6 +83,34 @@ def test_what_cannot_be_used_is_a_sentence(
     assert words in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    pictures: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed.command_line, "load", lambda arguments: pytest.fail("nothing is loaded"))
+    (pictures.parent / "o.npz").write_text("")
+    (pictures.parent / "folder.npz").mkdir()
+    for name, words in (("o.npz/x.npz", "cannot be written: Not a directory"), ("folder.npz", "is a folder")):
+        out = pictures.parent / name
+        assert embed.main([str(pictures), "--output", str(out), "--model", "some/run"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"{out} ") and words in said
+    assert sorted(path.name for path in pictures.parent.iterdir()) == ["faces", "folder.npz", "o.npz"]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--outptu", "o.npz"], "there is no option --outptu; is --output meant?"),
+        (["--card", "c.json", "--output", "o.npz"], "there is no option --card"),
+        (["--frobnicate=3"], "there is no option --frobnicate, see --help"),
+    ],
+)
+def test_an_option_that_there_is_not(option: list[str], words: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        embed.parse(["x.png", *option, "--model", "m"])
+    assert words in capsys.readouterr().err
+
+
 def test_another_ending_is_told_at_once(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="2"):
         embed.parse(["--model", "run", "x.png", "--output", "o.pkl"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,14 +35,32 @@ def test_writes_into_the_run_and_prints_cosine_and_difference(run: Path, capsys:
     assert (run / "onnx" / "trial_two_inputs.onnx").is_file()
 
 
-def test_a_file_of_ones_own_choice(run: Path, tmp_path: Path) -> None:
-    assert door.main([str(run), "--out", str(tmp_path / "models" / "face.onnx"), "--opset", "17"]) == 0
-    assert (tmp_path / "models" / "face.onnx").is_file()
+def test_a_file_of_ones_own_choice(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for option in ("--output", "--out"):
+        out = tmp_path / option / "face.onnx"
+        assert door.main([str(run), option, str(out), "--opset", "17"]) == 0 and out.is_file()
+    (tmp_path / "file").write_text("")
+    assert door.main([str(run), "--output", str(tmp_path / "file" / "face.onnx")]) == 2
+    assert "face.onnx cannot be written: Not a directory" in capsys.readouterr().err
+
+
+def test_thresholds_of_a_run_and_a_checkpoint_go_along(run: Path) -> None:
+    step = run / "checkpoints" / "step_000000003"
+    step.mkdir(parents=True)
+    assert door._thresholds(step) == {}
+    for folder, when in ((run / "model", "after"), (step, "during")):
+        folder.mkdir(exist_ok=True)
+        card = {"thresholds": {"set": "a"}, "results": {"before": {"a": {}}, when: {"a": {"112": {}}}}}
+        (folder / "adapter.json").write_text(json.dumps(card))
+        told = door._thresholds(step if when == "during" else run)
+        assert json.loads(told["thresholds"]) == {"set": "a"} and list(json.loads(told["results"])) == [when]
+    (step / "adapter.json").write_text(json.dumps({"thresholds": {"set": "a"}, "results": {"before": {"a": {}}}}))
+    assert door._thresholds(step) == {}
 
 
 def test_a_checkpoints_name_is_in_the_file(run: Path, capsys: pytest.CaptureFixture) -> None:
-    assert door.main([str(run / "checkpoints" / "best")]) == 0
-    assert (run / "onnx" / "trial_best.onnx").is_file()
+    assert door.main([str(run / "checkpoints" / "step_000000003")]) == 0
+    assert (run / "onnx" / "trial_step_000000003.onnx").is_file()
 
 
 def test_what_cannot_be_exported_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

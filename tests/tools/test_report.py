@@ -32,6 +32,7 @@ def test_it_goes_where_it_is_told(run: Path, tmp_path: Path) -> None:
         (["{run}/report"], "holds no config.json"),
         (["{run}", "{run}"], "both runs are named 'tiny'"),
         (["{run}", "--output", "{run}/config.json/page.html"], "config.json"),
+        (["{run}", "--output", "{run}/report"], "report is a folder; name the file to write, such as {run}/report/"),
     ],
 )
 def test_faults_are_said_in_a_sentence(
@@ -39,7 +40,7 @@ def test_faults_are_said_in_a_sentence(
 ) -> None:
     assert report.main([one.format(run=run) for one in arguments]) == 2
     told = capsys.readouterr().err
-    assert complaint in told and "Traceback" not in told
+    assert complaint.format(run=run) in told and "Traceback" not in told
 
 
 @pytest.mark.parametrize(

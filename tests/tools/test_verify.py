@@ -41,6 +41,17 @@ def test_one_pair(run: Run, pair: list[str], capsys: pytest.CaptureFixture) -> N
     assert set(told["pairs"][0]["first"]) == {"norm", "quality", "gate"} and told["errors"] == []
 
 
+def test_a_threshold_of_another_flip_is_told(run: Run, pair: list[str], capsys: pytest.CaptureFixture) -> None:
+    card = pair[0] + ".json"
+    own = {"set": "faces", "part": "112", "flip": "none", "at": {"0.001": {"threshold": {"value": 0.5}}}}
+    Path(card).write_text(json.dumps({"thresholds": own}))
+    arguments = [*pair, "--model", str(run.path), "--card", card]
+    assert verify.main([*arguments, "--flip", "sum"]) == 0
+    assert "measured with flip none, and this is flip sum" in capsys.readouterr().out
+    assert verify.main(arguments) == 0
+    assert "flip" not in capsys.readouterr().out
+
+
 def test_a_list_of_pairs(run: Run, pair: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     listed = tmp_path / "pairs.txt"
     listed.write_text("# first second\na.png b.png\n\na.png,b.png\na.png\tgone.png\n")
@@ -53,6 +64,9 @@ def test_a_list_of_pairs(run: Run, pair: list[str], tmp_path: Path, capsys: pyte
     assert len(told["pairs"]) == 2 and told["errors"] == [
         {"name": str(tmp_path / "gone.png"), "error": "there is no such file"}
     ]
+    for path, words in ((pair[0], "a.png is no list: it is no text"), ("gone.csv", "there is no list gone.csv")):
+        assert verify.main(["--model", str(run.path), "--pairs", path]) == 2
+        assert capsys.readouterr().err.startswith(words if path == "gone.csv" else str(tmp_path))
     for text, words in (("a.png\n", "line 1: wanted two paths"), ("# none\n", "holds no pairs")):
         listed.write_text(text)
         assert verify.main(arguments) == 2

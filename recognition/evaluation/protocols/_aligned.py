@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import TextIO, overload
 
 import cv2
 import numpy as np
 
 from recognition.data.alignment import align, likeness, transform
-from recognition.data.encoded import read_picture
+from recognition.data.encoded import PictureError, read_picture
 from recognition.data.named import MANIFEST, NamedImages
 
 LINES = 1 << 13  # of a list, held as text at once
@@ -39,9 +40,10 @@ class AlignedImages(Sequence[bytes]):
         stored = self.images[int(self.rows[i])]
         if np.isnan(self.points[i, 0, 0]):
             return stored
-        picture = read_picture(stored, self.where(i))
         try:
-            face = align(picture, self.points[i])
+            face = align(read_picture(stored, self.where(i)), self.points[i])
+        except PictureError as error:
+            raise ValueError(f"{self.where(i)}: {error.problem}") from None  # its advice is for records
         except ValueError as error:
             raise ValueError(f"{self.where(i)}: {error}") from None
         return cv2.imencode(".bmp", face)[1].tobytes()  # nothing is lost, and it costs a twentieth of PNG
@@ -112,8 +114,31 @@ def wanted(path: Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def opened_text(path: Path) -> Iterator[TextIO]:
+    """A list as text. FileNotFoundError where there is none; ValueError names one that is not in UTF-8."""
+    try:
+        with wanted(path).open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error.reason}): save it as UTF-8") from None
+
+
+def check_scores(path: Path, scores: np.ndarray, first: int = 1) -> None:
+    """ValueError with the line of the first detector score (n,) that is not finite and above 0, as a weight has to be.
+
+    first: the line of the first of them.
+    """
+    wrong = np.flatnonzero(~(np.isfinite(scores) & (scores > 0)))
+    if len(wrong):
+        raise ValueError(
+            f"{path}, line {first + wrong[0]}: the detector score is {scores[wrong[0]]:g}; it weighs a picture in its "
+            "template, and must be finite and above 0"
+        )
+
+
 def _lines(path: Path) -> Iterator[list[str]]:
-    with wanted(path).open(encoding="utf-8") as file:
+    with opened_text(path) as file:
         while lines := list(islice(file, LINES)):
             yield lines
 

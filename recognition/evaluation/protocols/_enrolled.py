@@ -78,6 +78,19 @@ def identify(
     }
 
 
+def check_mates(
+    present: np.ndarray, probes: Enrolled, closed: Sequence[Enrolled], failures: str, where: str = ""
+) -> None:
+    """ValueError where `identify` would find nobody to ask for. present: (T,) bool, templates with a picture."""
+    if failures != "exclude":
+        present = np.ones(len(present), bool)
+    asked_for = probes.person[present[probes.template]]
+    enrolled = [gallery.person[present[gallery.template]] for gallery in closed]
+    if not any(np.isin(asked_for, people).any() for people in enrolled):
+        left = " that failures='exclude' leaves" if failures == "exclude" else ""
+        raise ValueError(f"{where}no probe{left} has a mate in the gallery, so there is nobody to ask for")
+
+
 def check_asked(
     ranks: Sequence[int], galleries: Sequence[Enrolled], far: Sequence[float], fpir: Sequence[float]
 ) -> None:

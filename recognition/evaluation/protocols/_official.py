@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recognition.evaluation.intervals import resample_mean
-from recognition.evaluation.measures import by_fold, measure
+from recognition.evaluation.measures import accuracy_of
 from recognition.evaluation.protocol import ITEMS, Asked
 from recognition.evaluation.verification import verify_scores
 
@@ -17,8 +16,8 @@ def by_rule(part: dict, rule: str, asked: Asked) -> tuple[dict, dict]:
     """
     items = part[ITEMS]
     found = verify_scores(items["score"], items["same"], items["fold"], far=(), rule=rule)
-    right = by_fold({"correct": found["correct"], "fold": items["fold"]})
-    return measure(found["accuracy"], resample_mean, right, asked=asked), found
+    items = {**items, "correct": found["correct"]}
+    return accuracy_of(found["accuracy"], items, asked, part.get("resampled", "pairs")), found
 
 
 def standard_error(per_fold: np.ndarray) -> float:

@@ -29,6 +29,7 @@ class PairList:
     same: np.ndarray  # (P,) bool
     fold: np.ndarray | None = None  # (P,) int64; None where the list knows none
     stated: tuple[int, int] | None = None  # folds, and pairs of each kind in a fold, as the first line has them
+    people: tuple[np.ndarray, np.ndarray] | None = None  # (P,) int64 each, who is on either side; None for paths
 
     def __len__(self) -> int:
         return len(self.same)
@@ -129,7 +130,7 @@ def _namer(pattern: str) -> Callable[[str, int], str]:
 def _names(
     path: Path, rows: Sequence[tuple[str, list[str]]], header: tuple[int, ...], name_of: Callable, folds: int
 ) -> PairList:
-    first, second, same = [], [], []
+    first, second, same, people = [], [], [], []
     for place, fields in rows:
         match fields:
             case [name, a, b] if a.isdecimal() and b.isdecimal():
@@ -141,13 +142,15 @@ def _names(
         first.append(name_of(*one))
         second.append(name_of(*other))
         same.append(len(fields) == 3)
+        people.append((one[0], other[0]))
     if not rows:
         raise ValueError(f"{path} holds no pairs")
     stated = None if not header else (header[0], header[1]) if len(header) == 2 else (1, header[0])
     # LFW's development lists are one block, all genuine pairs first, so that no contiguous folds can be cut of it
     count = folds if stated is None else stated[0]
     fold = contiguous(len(rows), count) if count > 1 else None
-    return PairList(path, first, second, np.array(same), fold, stated)
+    ids = np.unique(people, return_inverse=True)[1].reshape(-1, 2).astype(np.int64)
+    return PairList(path, first, second, np.array(same), fold, stated, (ids[:, 0], ids[:, 1]))
 
 
 def mixed(same: np.ndarray, folds: int) -> np.ndarray:

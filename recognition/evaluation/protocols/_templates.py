@@ -13,6 +13,8 @@ from recognition.evaluation.listed import MISSED, rule_of
 from recognition.evaluation.protocol import ITEMS, Asked, Looked, View
 from recognition.evaluation.templates import Ranked, pool, score_rows
 
+INTERVALS = "; AUC and EER are told no interval, as pairs share templates"
+
 
 @dataclass(frozen=True)
 class Shots:
@@ -23,6 +25,13 @@ class Shots:
     image: np.ndarray  # (n,) int64 positions in the protocol's images; -1 = a failure
     templates: int  # how many there are, whether they have a picture or not
     weight: np.ndarray | None = None  # (n,) float32, of each picture in its template
+
+    @property
+    def present(self) -> np.ndarray:
+        """(templates,) bool: those with a picture."""
+        present = np.zeros(self.templates, bool)
+        present[self.template[self.image >= 0]] = True
+        return present
 
     def view(self, flip: str | None) -> View:
         """All pictures that are there, each once."""
@@ -43,11 +52,10 @@ class Shots:
         )
         whole = np.zeros((self.templates, vectors.shape[1]), np.float32)
         whole[rows] = vectors
-        present, shown = np.zeros(self.templates, bool), np.full(self.templates, -1, np.int32)
-        present[rows] = True
+        shown = np.full(self.templates, -1, np.int32)
         order = slice(None, None, -1) if weight is None else np.argsort(weight, kind="stable")
         shown[template[order]] = image[order]  # the last one stays: the first picture, or the one of most weight
-        return Templates(whole, present, shown)
+        return Templates(whole, self.present, shown)
 
 
 @dataclass(frozen=True)
@@ -135,10 +143,18 @@ def _tar(at: dict[str, float], drawn: np.ndarray, people: int) -> dict[str, floa
     return {"value": value, "lo": lo, "hi": hi, "far": at["conservative_far"], "threshold": at["threshold"], **near}
 
 
+def check_kinds(same: np.ndarray, where: str, failures: str = "error") -> None:
+    """ValueError where the pairs that are left are all genuine, or all impostors. same: (P,) of those."""
+    if same.all() or not same.any():
+        left = " that failures='exclude' leaves" if failures == "exclude" else ""
+        raise ValueError(f"{where} holds {int(same.sum())} genuine pairs of {len(same)}{left}: both kinds are needed")
+
+
 def failure_rule(failures: str) -> str:
     """The phrase for Rules.failures of templates."""
     return rule_of(
         failures,
-        "a missing picture is left out of its template; a template without any is never accepted and never found",
+        "a missing picture is left out of its template; a template without any is never accepted, so that an impostor "
+        "pair with it counts as right, and never found",
         "a missing picture is left out of its template; templates without any are left out of all figures",
     )

@@ -7,7 +7,7 @@ gallery.csv and probe.csv name a picture a line, under the headings COLUMNS; wit
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +16,17 @@ import numpy as np
 from recognition.evaluation.listed import Listed
 from recognition.evaluation.protocol import Asked, Looked, Rules, View
 from recognition.evaluation.protocols import PROTOCOLS
-from recognition.evaluation.protocols._aligned import AlignedImages, is_aligned, no_face, wanted
-from recognition.evaluation.protocols._enrolled import Enrolled, check_asked, identify
-from recognition.evaluation.protocols._templates import Shots, TemplatePairs, Templates, failure_rule, verification
+from recognition.evaluation.protocols._aligned import AlignedImages, is_aligned, no_face, opened_text
+from recognition.evaluation.protocols._enrolled import Enrolled, check_asked, check_mates, identify
+from recognition.evaluation.protocols._templates import (
+    INTERVALS,
+    Shots,
+    TemplatePairs,
+    Templates,
+    check_kinds,
+    failure_rule,
+    verification,
+)
 
 COLUMNS = ("template", "subject", "media", "file")  # a medium is a picture or a video, whose frames share it
 POINTS = ("x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5")  # all or none; pixels, InsightFace's order
@@ -93,7 +101,10 @@ class BRIAR:
         check_asked(ranks, [self._gallery], far, fpir)
         if not np.isin(self._probes.person, self._gallery.person).any() or len(np.unique(person)) < 2:
             raise ValueError(f"no subject of {lists[1].path} is one of {lists[0].path}, or there is only one")
+        self._check_shared(lists, image)
         self._conditions = np.array(lists[1].groups)
+        for name, probed in self._parts():
+            self._check_left(probed, f"{lists[1].path}{f', condition {name}' if name else ''}")
         self.views: Mapping[str, View] = {"pictures": self._shots.view(None)}
         self.rules = Rules(
             gallery=f"the templates of {gallery}, one or several per person; each probe is compared with all of them",
@@ -103,7 +114,7 @@ class BRIAR:
             f"{'' if self._shots.weight is None else ' by their scores'}; the mean over the pictures of a medium, the "
             "sum over media, then length one",
             failures=failure_rule(failures),
-            resampled="people",
+            resampled=f"people{INTERVALS}",
         )
 
     def measure(self, looked: dict[str, Looked], asked: Asked) -> dict[str, dict]:
@@ -112,14 +123,38 @@ class BRIAR:
         A condition in which nobody of the gallery is seen has no parts.
         """
         templates = self._shots.pooled(looked.pop("pictures"), self.views["pictures"], self._keep_norm)
-        results = self._measure(templates, self._probes, asked, "")
+        results = {}
+        for condition, probes in self._parts():
+            ending = f"-{condition.replace('/', '-')}" if condition else ""
+            results |= self._measure(templates, probes, asked, ending)
+        return results
+
+    def _parts(self) -> Iterator[tuple[str, Enrolled]]:
+        """All probes, under "", and those of each condition in which somebody of the gallery is seen."""
+        yield "", self._probes
         for condition in (c for c in np.unique(self._conditions).tolist() if c):
             here = self._conditions == condition
             probes = Enrolled(self._probes.template[here], self._probes.person[here])
-            if not np.isin(probes.person, self._gallery.person).any():
-                continue
-            results |= self._measure(templates, probes, asked, f"-{condition.replace('/', '-')}")
-        return results
+            if np.isin(probes.person, self._gallery.person).any():
+                yield condition, probes
+
+    def _check_left(self, probes: Enrolled, where: str) -> None:
+        """ValueError where a part has nothing to measure, with failures="exclude" after those are left out."""
+        present = self._shots.present if self._failures == "exclude" else np.ones(self._shots.templates, bool)
+        people = [np.unique(one.person[present[one.template]]) for one in (probes, self._gallery)]
+        check_kinds((people[0][:, None] == people[1]).ravel(), where, self._failures)
+        check_mates(present, probes, [self._gallery], self._failures, f"{where}: ")
+
+    @staticmethod
+    def _check_shared(lists: Sequence[_List], image: np.ndarray) -> None:
+        """ValueError for a picture of a probe that stands in the gallery, too: it would find itself."""
+        enrolled = len(lists[0].names)
+        shared = np.flatnonzero(np.isin(image[enrolled:], image[:enrolled]) & (image[enrolled:] >= 0))
+        if len(shared):
+            raise ValueError(
+                f"{lists[1].path}, line {shared[0] + 2}: {lists[1].names[shared[0]]} is in {lists[0].path}, too (and "
+                f"{len(shared) - 1} more): a probe must not be compared with its own picture; take them out of one list"
+            )
 
     def _measure(self, templates: Templates, probes: Enrolled, asked: Asked, ending: str) -> dict[str, dict]:
         """Both parts of some probes. Those of nobody in the gallery are impostors, and strangers in the open set."""
@@ -163,7 +198,7 @@ class BRIAR:
 def _read(path: Path, condition: str) -> _List:
     """One of the lists. FileNotFoundError without it; ValueError names the line, or the columns that it lacks."""
     found, templates, media = _List(path), {}, {}
-    with wanted(path).open(encoding="utf-8-sig", newline="") as file:
+    with opened_text(path) as file:
         reader = csv.DictReader(file)
         there = reader.fieldnames or ()
         needed = [*COLUMNS, *((condition,) if condition else ())]
@@ -198,8 +233,15 @@ def _read(path: Path, condition: str) -> _List:
 
 
 def _number(path: Path, number: int, row: Mapping[str, str], name: str) -> float:
-    """A number of the row, NaN where its column is not there or empty."""
+    """A finite number of the row, a score above 0; NaN where its column is not there or empty."""
+    if not row.get(name):
+        return float("nan")
     try:
-        return float(row.get(name) or "nan")
+        value = float(row[name])
     except ValueError:
-        raise ValueError(f"{path}, line {number}: {name} is '{row[name]}', not a number") from None
+        value = float("nan")
+    if not np.isfinite(value):
+        raise ValueError(f"{path}, line {number}: {name} is '{row[name]}', not a number")
+    if name == SCORE and value <= 0:
+        raise ValueError(f"{path}, line {number}: {name} is {row[name]}; it weighs a picture, and must be above 0")
+    return value

@@ -12,6 +12,7 @@ from recognition.data.pairs import PairSet, read_bin, read_pairs
 from recognition.data.records import Records
 from recognition.evaluation.compared import PAIR_RULES, Compared, sides
 from recognition.evaluation.edc import Discarding, discard, pair_quality
+from recognition.evaluation.intervals import bounds
 from recognition.evaluation.protocol import ITEMS, Asked, Looked, Rules, View
 from recognition.evaluation.protocols import PROTOCOLS
 
@@ -89,7 +90,8 @@ class ErrorVersusDiscard:
             items = part[ITEMS]
             for far in asked.far:
                 options = {"most": self.most, "resamples": asked.resamples, "seed": asked.seed}
-                part |= _figures(discard(items["score"], items["same"], quality, far=far, **options), far)
+                found = discard(items["score"], items["same"], quality, far=far, **options)
+                part |= _figures(found, far, int(items["same"].sum()))
             part["quality"] = NORM if next(iter(looked.values())).score is None else SCORE
             seen = {"quality_1": first[:, 0], "quality_2": second[:, 0]} if first.shape[1] == 1 else {}
             part[ITEMS] = {**items, **seen}
@@ -107,8 +109,11 @@ def _with_quality(looked: Looked) -> Looked:
     return replace(looked, score=looked.score.reshape(len(looked.score), -1))
 
 
-def _figures(found: Discarding, far: float) -> dict:
-    figures = {f"fnmr@{far:g}": {**found.measure("fnmr"), **LOWER, "far": found.far}}
+def _figures(found: Discarding, far: float, genuine: int) -> dict:
+    fnmr = found.measure("fnmr")
+    if fnmr["value"] in (0, 1) and fnmr["lo"] is not None:
+        fnmr["lo"], fnmr["hi"] = bounds(float(fnmr["value"]), np.empty(0), genuine)
+    figures = {f"fnmr@{far:g}": {**fnmr, **LOWER, "far": found.far}}
     curves = {f"edc_ideal@{far:g}": {"share": _plain(found.share), "fnmr": _plain(found.ideal)}}
     for name, values in found.curves.items():
         ending = f"_{name}" if len(found.curves) > 1 else ""

@@ -15,6 +15,7 @@ from recognition.evaluation.intervals import interval
 from recognition.evaluation.listed import check_counts
 from recognition.evaluation.protocol import ITEMS, Asked, Looked, Rules, View
 from recognition.evaluation.protocols import PROTOCOLS
+from recognition.evaluation.protocols._aligned import opened_text
 from recognition.evaluation.protocols._listed_pairs import ListedPairs, listed_pairs
 from recognition.evaluation.protocols._pair_list import PATTERN, read_pair_list, resolve
 from recognition.evaluation.protocols._shared_threshold import error_rates
@@ -136,7 +137,7 @@ def _groups(path: Path, images: NamedImages) -> dict[str, np.ndarray]:
     """By ATTRIBUTE=VALUE, which images have it, (N,) bool. Pictures that the folder lacks are passed over."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no table of groups {path}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with opened_text(path) as file:
         table = csv.DictReader(file)
         attributes = [name for name in table.fieldnames or [] if name != "path"]
         if not attributes or len(attributes) == len(table.fieldnames or []):

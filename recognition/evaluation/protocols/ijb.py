@@ -16,11 +16,21 @@ import numpy as np
 from recognition.evaluation.listed import Listed, check_counts
 from recognition.evaluation.protocol import Asked, Looked, Rules, View
 from recognition.evaluation.protocols import PROTOCOLS
-from recognition.evaluation.protocols._aligned import AlignedImages, is_aligned, no_face, read_named, read_numbers
-from recognition.evaluation.protocols._enrolled import Enrolled, check_asked, identify
+from recognition.evaluation.protocols._aligned import (
+    AlignedImages,
+    check_scores,
+    is_aligned,
+    no_face,
+    opened_text,
+    read_named,
+    read_numbers,
+)
+from recognition.evaluation.protocols._enrolled import Enrolled, check_asked, check_mates, identify
 from recognition.evaluation.protocols._templates import (
+    INTERVALS,
     Shots,
     TemplatePairs,
+    check_kinds,
     failure_rule,
     people_of_pairs,
     verification,
@@ -66,6 +76,8 @@ class IJB:
         self._keep_norm = keep_norm
         names, self._template_ids, template, medium = self._read_templates()
         points, score = self._read_points(names)
+        if detector_score:
+            check_scores(self._file("name_5pts_score.txt"), score)
         self._pairs = self._read_pairs(template, counts, len(names))
         self._searches = self._read_searches()
         check_asked(ranks, self._searches[:-1], far, fpir)
@@ -83,6 +95,7 @@ class IJB:
             score if detector_score else None,
         )
         self._failed_pictures = int(listed.failed.sum())
+        self._check_left()
         self.views: Mapping[str, View] = {"pictures": self._shots.view(flip)}
         self.rules = Rules(
             gallery="verification: either template of a pair; identification: two galleries of one template per person",
@@ -94,8 +107,17 @@ class IJB:
             f"{'weighted by the detector score [D1]' if detector_score else 'unweighted [D0]'}; the mean over the "
             "frames of a video, the sum over media, then length one",
             failures=failure_rule(failures),
-            resampled="people: templates that genuine pairs connect, and the subjects of the galleries",
+            resampled=f"people: templates that genuine pairs connect, and the subjects of the galleries{INTERVALS}",
         )
+
+    def _check_left(self) -> None:
+        """ValueError where pictures that are not there leave nothing to measure."""
+        present = self._shots.present if self._failures == "exclude" else np.ones(self._shots.templates, bool)
+        left = self._pairs.same[present[self._pairs.first] & present[self._pairs.second]]
+        check_kinds(left, str(self._file("template_pair_label.txt")), self._failures)
+        if self._searches:
+            *galleries, probes = self._searches
+            check_mates(present, probes, galleries, self._failures)
 
     def measure(self, looked: dict[str, Looked], asked: Asked) -> dict[str, dict]:
         """{"verification": ..., "identification": ...}, the latter where its lists are there."""
@@ -149,8 +171,7 @@ class IJB:
         likely = LIKELY.get(self._name, len(self._template_ids))
         if counts == "published" and len(self._template_ids) != likely:
             warnings.warn(f"{lists} holds {len(self._template_ids):,} templates, not {likely:,}", stacklevel=2)
-        if same.all() or not same.any():
-            raise ValueError(f"{path} holds {int(same.sum())} genuine pairs of {len(same)}: both kinds are needed")
+        check_kinds(same, str(path))
         return TemplatePairs(first, second, same, people_of_pairs(first, second, same, len(self._template_ids)))
 
     def _read_searches(self) -> tuple[Enrolled, ...]:
@@ -165,7 +186,9 @@ class IJB:
     def _read_enrolled(self, path: Path) -> Enrolled:
         """Templates of people: a line each, or one for each of a template's pictures."""
         people: dict[int, int] = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[1:], 2):
+        with opened_text(path) as file:
+            lines = file.read().splitlines()
+        for number, line in enumerate(lines[1:], 2):
             try:
                 template, person = (int(field) for field in line.split(",")[:2])
             except ValueError:

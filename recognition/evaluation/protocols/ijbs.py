@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from recognition.data.named import NamedImages
-from recognition.evaluation.listed import FAILURES, check_counts
+from recognition.evaluation.listed import check_counts, check_failures
 from recognition.evaluation.protocol import Asked, Looked, Rules, View
 from recognition.evaluation.protocols import PROTOCOLS
-from recognition.evaluation.protocols._aligned import wanted
-from recognition.evaluation.protocols._enrolled import Enrolled, check_asked, identify
+from recognition.evaluation.protocols._aligned import opened_text
+from recognition.evaluation.protocols._enrolled import Enrolled, check_asked, check_mates, identify
 from recognition.evaluation.protocols._templates import Shots, failure_rule
 
 FILES = {
@@ -63,8 +63,7 @@ class IJBS:
         keep_norm: raw norms weigh in; False = embeddings of length one are averaged. ranks, fpir: the rates told.
         failures: what becomes of templates without any picture: "miss", "error" or "exclude". counts: as everywhere.
         """
-        if failures not in FAILURES:
-            raise ValueError(f"failures is '{failures}'; it must be one of {', '.join(FAILURES)}")
+        check_failures(failures)
         self._lists, folder = Path(data) / lists, Path(data) / pictures
         self._ranks, self._fpir, self._failures, self._keep_norm = ranks, fpir, failures, keep_norm
         self._templates: dict[tuple[Face, ...], int] = {}
@@ -74,11 +73,15 @@ class IJBS:
         for first, second in galleries.values():
             check_asked(ranks, [first + second], (), fpir)
         self._tasks = {part: (probes[asked], galleries[kind]) for part, (asked, kind) in TASKS.items()}
+        self._shared = self._leave_out_shared()
         self.images = NamedImages(folder)
         self._shots = self._shots_of(folder)
+        for part, (asked_for, (first, second)) in self._tasks.items():
+            check_mates(self._shots.present, asked_for, [first + second], failures, f"{part}: ")
         self.views: Mapping[str, View] = {"pictures": self._shots.view(None)}
         self.rules = Rules(
-            gallery="two galleries, one template per person: rank-K over both together, TPIR the mean of either alone",
+            gallery="two galleries, one template per person: rank-K over both together, TPIR the mean of either alone; "
+            "a probe that shares a file with a gallery template of its person is left out, and counted as shared",
             tie="a stranger as alike as the mate stands before it; TPIR from the lowest threshold on whose FPIR is at "
             "most the one asked for",
             fusion="the mean of the raw embeddings of all pictures, so that norms weigh in, then length one"
@@ -91,12 +94,22 @@ class IJBS:
     def measure(self, looked: dict[str, Looked], asked: Asked) -> dict[str, dict]:
         """Results by task: {"surveillance-to-single": {"rank-1": ..., "tpir1@0.01": ..., ...}, ...}."""
         templates = self._shots.pooled(looked.pop("pictures"), self.views["pictures"], self._keep_norm)
-        return {
-            part: identify(
-                templates, probes, [first + second], [first, second], asked, self._ranks, self._fpir, self._failures
-            )
-            for part, (probes, (first, second)) in self._tasks.items()
-        }
+        results = {}
+        for part, (probes, (first, second)) in self._tasks.items():
+            galleries = [first + second], [first, second]
+            found = identify(templates, probes, *galleries, asked, self._ranks, self._fpir, self._failures)
+            results[part] = {**found, "shared": self._shared[part]}
+        return results
+
+    def _leave_out_shared(self) -> dict[str, int]:
+        """Takes probes out that are, in part, what stands in a gallery, by task; how many they were."""
+        faces, shared = list(self._templates), {}
+        for part, (probes, galleries) in self._tasks.items():
+            stored = {face for gallery in galleries for number in gallery.template for face in faces[number]}
+            kept = np.array([stored.isdisjoint(faces[number]) for number in probes.template])
+            shared[part] = int((~kept).sum())
+            self._tasks[part] = (Enrolled(probes.template[kept], probes.person[kept]), galleries)
+        return shared
 
     def _read_metadata(self) -> tuple[dict[str, list[int]], dict[str, int]]:
         """Who is seen in which video, and whose the other files are: {videos_1: [person, ...]}, {img_1: person}."""
@@ -175,8 +188,8 @@ class IJBS:
 
     def _rows(self, file: str, columns: tuple[int | None, int]) -> Iterator[tuple[int, str]]:
         """Person and file, as its pictures are named, in each line under the heading; person 0 where there is none."""
-        path, (who, what) = wanted(self._lists / file), columns
-        with path.open(encoding="utf-8") as lines:
+        path, (who, what) = self._lists / file, columns
+        with opened_text(path) as lines:
             next(lines, None)
             for number, line in enumerate(lines, 2):
                 fields = line.rstrip("\r\n").split(",")

@@ -10,6 +10,7 @@ from typing import overload
 import cv2
 
 from recognition.data.decode import decode
+from recognition.data.encoded import PictureError
 from recognition.data.pairs import PairSet, read_bin
 from recognition.evaluation.compared import Compared
 from recognition.evaluation.compared import sides as both_sides
@@ -43,6 +44,7 @@ def lfw_low_res(
     folds: int = 10,
     failures: str = "error",
     counts: str = "published",
+    resampled: str = "pairs",
 ) -> Compared | LowRes:
     """LFW's 6,000 pairs with both faces at 7, 14, 28, 56 and 112 pixels, in this project's form or in EPFL's.
 
@@ -51,12 +53,12 @@ def lfw_low_res(
     form: "ours" - reduced by area and brought back bicubic, the exact threshold; "epfl" - bilinear both ways, the
     threshold out of 1,000 with the largest TAR - FAR, and the standard error of the mean over folds.
     sides: pixels, a part each. folds: contiguous ones, of a .bin. failures: "error", "miss" or "exclude".
-    counts: "published" or "any".
+    counts: "published" or "any". resampled: what intervals draw: "pairs", or "people" of a list.
     """
     if form not in FORMS:
         raise ValueError(f"form is '{form}'; it must be one of {', '.join(FORMS)}")
     wanted = _sides(sides)
-    found = _pairs(data, bin, pairs, pattern, wanted, folds, failures, counts)
+    found = _pairs(data, bin, pairs, pattern, wanted, folds, failures, counts, resampled)
     if form == "ours":
         return replace(found, rules=replace(found.rules, gallery=f"none: {REDUCED}, by area and back bicubic"))
     tie = f"for the accuracy a pair passes where score > threshold; for the rest: {found.rules.tie}"
@@ -82,7 +84,10 @@ class Reduced(Sequence[bytes]):
             return [self[j] for j in range(*i.indices(len(self)))]
         if self.side == IMAGE_SIZE:
             return self.images[i]
-        picture = decode(self.images[i], IMAGE_SIZE, self.where(i))
+        try:
+            picture = decode(self.images[i], IMAGE_SIZE, self.where(i))
+        except PictureError as error:
+            raise ValueError(f"{self.where(i)}: {error.problem}") from None  # its advice is for records
         for size in (self.side, IMAGE_SIZE):
             picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
         # BMP: a twentieth of PNG's time, and nobody keeps it
@@ -150,6 +155,7 @@ def _pairs(
     folds: int,
     failures: str,
     counts: str,
+    resampled: str,
 ) -> Compared:
     if not bin and Path(data).is_file():
         data, bin = "", data
@@ -165,5 +171,5 @@ def _pairs(
         counts,
     )
     if isinstance(found, PairSet):
-        return Compared(found.images, found.first, found.second, wanted, found, folds)
-    return listed_pairs(found, data, wanted, failures)
+        return Compared(found.images, found.first, found.second, wanted, found, folds, resampled=resampled)
+    return listed_pairs(found, data, wanted, failures, resampled=resampled)

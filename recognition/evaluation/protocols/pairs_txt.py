@@ -21,6 +21,7 @@ def pairs_txt(
     low_res: Sequence[int | Sequence[int]] = (112,),
     failures: str = "error",
     counts: str = "published",
+    resampled: str = "pairs",
 ) -> Compared:
     """Pairs listed as in LFW's pairs.txt, or as lines of two paths, over a folder of pictures.
 
@@ -30,9 +31,10 @@ def pairs_txt(
     commas, tabs or blanks; "auto" - "names" where the first line is one or two whole numbers, else "paths".
     low_res: resolutions, N or [gallery, probe] pixels. failures: "error", "miss" or "exclude": of pictures that are not
     there. counts: "published" - as many pairs as the first line states; "any".
+    resampled: what intervals draw: "pairs", or "people" of a list of names.
     FileNotFoundError and ValueError name the file, and the line, that is wrong.
     """
     file = Path(pairs or Path(data) / "pairs.txt")
     found = read_pair_list(file, form, pattern)
     check_counts({what: (*counted, str(file)) for what, counted in found.counts.items()}, counts)
-    return listed_pairs(found, data, sides(low_res), failures)
+    return listed_pairs(found, data, sides(low_res), failures, resampled=resampled)

@@ -9,7 +9,7 @@ import numpy as np
 
 from recognition.data.pairs import PairSet, RecordImages, draw_pairs, read_pairs
 from recognition.data.records import Records
-from recognition.evaluation.compared import GALLERY_RULES, Compared, sides
+from recognition.evaluation.compared import GALLERY_RULES, PAIR_RULES, Compared, sides, stated
 from recognition.evaluation.identification import DISTRACTOR
 from recognition.evaluation.protocols import PROTOCOLS
 
@@ -18,18 +18,24 @@ Sides = Sequence[int | Sequence[int]]
 
 @PROTOCOLS.register("pairs")
 def listed_pairs(
-    records: str | Sequence[str], pairs: str, folds: int = 0, classes: str = "offset", low_res: Sides = (112,)
+    records: str | Sequence[str],
+    pairs: str,
+    folds: int = 0,
+    classes: str = "offset",
+    low_res: Sides = (112,),
+    resampled: str = "pairs",
 ) -> Compared:
     """Pairs of records by key, from a table with the columns key_1, key_2, same and, where known, fold.
 
     records: record file, prefix or folder, or several. pairs: the table, as recognition.data.pairs.read_pairs has it.
     folds: contiguous ones in place of the table's; 0 = the table's, or 10 where it has none.
     classes: "offset" or "shared", for several shards. low_res: resolutions, N or [gallery, probe] pixels.
+    resampled: what intervals draw: "pairs", or "people", by the records' labels.
     """
     if not Path(pairs).is_file():
         raise FileNotFoundError(f"there is no file {pairs}")
     found = read_pairs(Records(records, classes=classes), pairs)
-    return _of_pairs(found, folds or (10 if found.fold is None else found.fold), low_res)
+    return _of_pairs(found, folds or (10 if found.fold is None else found.fold), low_res, resampled)
 
 
 @PROTOCOLS.register("drawn")
@@ -41,14 +47,15 @@ def drawn_pairs(
     seed: int = 0,
     hold_out: int = 0,
     low_res: Sides = (112,),
+    resampled: str = "pairs",
 ) -> Compared:
     """Pairs drawn from records by a seed, with people of their own in each fold.
 
     count: pairs in all. hold_out: keep only the classes divisible by it, those that training with data.hold_out leaves
-    out; 0 = all. The others: as of `pairs`.
+    out; 0 = all. resampled and the others: as of `pairs`.
     """
     found = draw_pairs(_records(records, classes, hold_out), count, seed, folds=folds)
-    return _of_pairs(found, found.fold, low_res)
+    return _of_pairs(found, found.fold, low_res, resampled)
 
 
 @PROTOCOLS.register("identification")
@@ -88,8 +95,18 @@ def identification(
     )
 
 
-def _of_pairs(pairs: PairSet, folds: int | np.ndarray, low_res: Sides) -> Compared:
-    return Compared(pairs.images, pairs.first, pairs.second, sides(low_res), pairs, folds, people=pairs.images.labels())
+def _of_pairs(pairs: PairSet, folds: int | np.ndarray, low_res: Sides, resampled: str) -> Compared:
+    return Compared(
+        pairs.images,
+        pairs.first,
+        pairs.second,
+        sides(low_res),
+        pairs,
+        folds,
+        rules=stated(PAIR_RULES, resampled),
+        people=pairs.images.labels(),
+        resampled=resampled,
+    )
 
 
 def _records(records: str | Sequence[str], classes: str, hold_out: int) -> Records:

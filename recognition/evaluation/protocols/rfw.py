@@ -10,10 +10,10 @@ import numpy as np
 
 from recognition.data.named import NamedImages
 from recognition.data.pairs import PairSet, read_bin
-from recognition.evaluation.compared import PAIR_RULES, Compared, side_name, sides
-from recognition.evaluation.intervals import resample_mean
+from recognition.evaluation.compared import PAIR_RULES, RESAMPLED, Compared, check_resampled, side_name, sides
+from recognition.evaluation.intervals import bounds, interval_of_share
 from recognition.evaluation.listed import check_counts
-from recognition.evaluation.measures import by_fold
+from recognition.evaluation.measures import by_fold, resample_accuracy
 from recognition.evaluation.protocol import ITEMS, Asked, Looked
 from recognition.evaluation.protocols import PROTOCOLS
 from recognition.evaluation.protocols._joined import Joined, part_name
@@ -32,6 +32,8 @@ RULES = replace(
     "anew in each resample",
 )
 
+BY_PEOPLE = "within each group; fmr and fnmr of the groups are told no interval"
+
 
 @PROTOCOLS.register("rfw")
 def rfw(
@@ -40,6 +42,7 @@ def rfw(
     low_res: Sequence[int | Sequence[int]] = (112,),
     failures: str = "error",
     counts: str = "published",
+    resampled: str = "pairs",
 ) -> Bias:
     """RFW: accuracy of African, Asian, Caucasian and Indian faces, 6,000 pairs each, and the gaps between them (bias).
 
@@ -47,15 +50,17 @@ def rfw(
     data/GROUP/m.xxx/m.xxx_0001.jpg, or both below a folder test. pictures: the folder of GROUP/m.xxx/m.xxx_0001.jpg,
     such as one that tools/align.py wrote; "" = the release's.
     low_res: resolutions, N or [gallery, probe] pixels. failures: "error", "miss" or "exclude": of pictures that are not
-    there. counts: "published" or "any".
+    there. counts: "published" or "any". resampled: what intervals draw: "pairs", or "people" of the release's lists.
     FileNotFoundError names the file that is missing.
     """
     wanted, folder = sides(low_res), Path(data)
+    rules = RULES if resampled != "people" else replace(RULES, resampled=f"{RESAMPLED[resampled]}; {BY_PEOPLE}")
     bins = {group: folder / f"{group}_test.bin" for group in GROUPS}
     if any(path.is_file() for path in bins.values()):
         _all_there(bins.values(), data)
         found = {group: read_bin(path) for group, path in bins.items()}
         _check({group: (pairs, bins[group]) for group, pairs in found.items()}, counts)
+        check_resampled(resampled, known=False)
         sets = {g: Compared(p.images, p.first, p.second, wanted, p, FOLDS) for g, p in found.items()}
         return Bias(sets, RULES)
     root = folder / "test" if (folder / "test" / "txts").is_dir() else folder
@@ -64,8 +69,8 @@ def rfw(
     images = NamedImages(pictures or root / "data")
     listed = {g: read_pair_list(path, "names", f"{g}/{{name}}/{{name}}_{{number:04d}}") for g, path in lists.items()}
     _check({group: (pairs, lists[group]) for group, pairs in listed.items()}, counts)
-    sets = {group: listed_pairs(pairs, images, wanted, failures) for group, pairs in listed.items()}
-    return Bias(sets, replace(RULES, failures=failure_rule(failures)))
+    sets = {group: listed_pairs(p, images, wanted, failures, resampled=resampled) for group, p in listed.items()}
+    return Bias(sets, replace(rules, failures=failure_rule(failures)))
 
 
 class Bias(Joined):
@@ -83,32 +88,40 @@ class Bias(Joined):
         for gallery, probe in first.sides:
             side = side_name(gallery, probe)
             groups = {name: results[part_name(name, side)][ITEMS] for name in self.sets}
-            results[part_name(BIAS, side)] = bias(groups, asked)
+            results[part_name(BIAS, side)] = bias(groups, asked, getattr(first, "resampled", "pairs"))
         return results
 
 
-def bias(groups: Mapping[str, Mapping[str, np.ndarray]], asked: Asked) -> dict:
-    """The part bias out of each group's items."""
-    right = {name: by_fold(items) for name, items in groups.items()}
-    accuracy = np.array([values.mean() for values in right.values()])
+def bias(groups: Mapping[str, Mapping[str, np.ndarray]], asked: Asked, unit: str = "pairs") -> dict:
+    """The part bias out of each group's items. unit: what is drawn, "pairs" or "people"."""
+    accuracy = np.array([by_fold(items).mean() for items in groups.values()])
+    sizes = [len(items["same"]) for items in groups.values()]
+    if unit == "people":
+        sizes = [len(np.unique(np.append(items["person_1"], items["person_2"]))) for items in groups.values()]
     resampled = np.zeros((len(groups), 0))
     if asked.resamples:
         seeds = np.random.SeedSequence(asked.seed).generate_state(len(groups))
-        drawn = zip(right.values(), seeds, strict=True)
-        resampled = np.stack([resample_mean(v, resamples=asked.resamples, seed=int(s)) for v, s in drawn])
+        drawn = zip(groups.values(), seeds, strict=True)
+        resampled = np.stack([resample_accuracy(v, unit, resamples=asked.resamples, seed=int(s)) for v, s in drawn])
     part = {
         "accuracy": _measure(accuracy.mean(), resampled.mean(0)),
         "std": {**_measure(accuracy.std(ddof=1), resampled.std(0, ddof=1)), **LOWER},
         "gap": {**_measure(np.ptp(accuracy), np.ptp(resampled, 0)), **LOWER},
     }
+    if asked.resamples and accuracy.mean() in (0, 1):  # no resample differs, and yet one of the groups might
+        right = bool(accuracy.mean())
+        part["accuracy"]["lo"], part["accuracy"]["hi"] = bounds(float(right), resampled.mean(0), sum(sizes))
+        part["gap"]["hi"] = 1 - interval_of_share(min(sizes), min(sizes))[0]
+        part["std"]["lo"] = part["std"]["hi"] = None
     if accuracy.max() < 1:
         part["skewed_error_ratio"] = {**_measure(_skew(accuracy), _skew(resampled)), **LOWER, "unit": "ratio"}
     for far in asked.far:
-        part |= _errors(groups, far, asked)
+        part |= _errors(groups, far, asked if unit == "pairs" else replace(asked, resamples=0))
     return {
         **part,
         "groups": len(groups),
         "pairs": sum(len(items["same"]) for items in groups.values()),
+        **({"resampled": unit} if all("person_1" in items for items in groups.values()) else {}),
         ITEMS: _pooled(groups),
     }
 
@@ -131,6 +144,10 @@ def _pooled(groups: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndar
     places = {key: np.concatenate([items[key] for items in groups.values()]) for key in ("first", "second")}
     folds = [np.unique(items["fold"], return_inverse=True)[1] + FOLDS * g for g, items in enumerate(groups.values())]
     of = np.repeat(np.arange(len(groups)), [len(items["same"]) for items in groups.values()])
+    if all("person_1" in items for items in groups.values()):
+        offset = np.cumsum([0, *(1 + max(i["person_1"].max(), i["person_2"].max()) for i in groups.values())])
+        for key in ("person_1", "person_2"):
+            kept[key] = np.concatenate([i[key] + o for i, o in zip(groups.values(), offset, strict=False)])
     return {**kept, **places, "fold": np.concatenate(folds), "group": of}
 
 

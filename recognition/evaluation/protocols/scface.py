@@ -46,7 +46,7 @@ def scface(
     if not shots:
         raise FileNotFoundError(f"{where} holds no mugshot: files such as 001_frontal.jpg are wanted")
     everyone = list(range(1, SUBJECTS + 1)) if counts == "published" else sorted(int(stem[:3]) for stem in shots)
-    check_counts({"mugshots": (len(shots) if failures == "error" else SUBJECTS, SUBJECTS, where)}, counts)
+    check_counts({"mugshots": (len(shots), SUBJECTS, where)}, counts)  # those without a face included
     chosen = _chosen(people, everyone)
     stems = [
         (f"{s:03d}_cam{c}_{d}", s, c, d) for s in chosen for c in range(1, CAMERAS + 1) for d in range(1, DISTANCES + 1)

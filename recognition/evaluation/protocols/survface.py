@@ -29,6 +29,7 @@ MATS = {
     "gallery": ("gallery_img_ID_pairs.mat", "gallery"),
     "mated_probe": ("mated_probe_img_ID_pairs.mat", "mated_probe"),
 }
+PICTURES_LISTED = 10_051
 PAIRS, GALLERY, PEOPLE, MATED, UNMATED = 5320, 60294, 3000, 60423, 121736
 FAR, FPIR = (0.3, 0.1, 0.01, 0.001), (0.3, 0.2, 0.1, 0.01)  # those that are published
 RANKS = (1, 20)
@@ -53,6 +54,17 @@ class WatchList:
         rows = np.unique(np.concatenate([listed.rows for listed in (self.gallery, self.mated, self.unmated)]))
         return View(rows[rows >= 0])
 
+    def __post_init__(self) -> None:
+        if self.failures == "exclude":
+            mated = ~self.mated.failed & np.isin(self.mated_people, self.gallery_people[~self.gallery.failed])
+            if not mated.any() or self.unmated.failed.all():
+                raise ValueError("failures='exclude' leaves no mated probe, or no unmated one, to ask for")
+
+    def check(self, asked: Asked) -> None:
+        """ValueError for a rank that the gallery has not."""
+        people = self.gallery_people[~self.gallery.failed]
+        check_ranks(asked.ranks, len(np.unique(people)) if self.fused else len(people))
+
     def measure(self, seen: Looked, asked: Asked) -> dict:
         """tpirK@F, rank-K, counts and items. seen: of `view`."""
         view = self.view().rows
@@ -66,7 +78,7 @@ class WatchList:
                 0, torch.from_numpy(group).to(stored.device), stored
             )
             stored = unit_float32(sums)
-        check_ranks(asked.ranks, len(stored))
+        self.check(asked)
         mated = retrieval.search_listed(seen, view, self.mated, self.mated_people, stored, people)
         strangers = retrieval.search_listed(seen, view, self.unmated, None, stored, people)
         counted, alarms = (np.ones(len(listed.rows), bool) for listed in (self.mated, self.unmated))
@@ -141,14 +153,14 @@ class SurvFace:
         self.rules = Rules(
             gallery=f"watch list of {'people' if fused else 'pictures'}; all pictures, of 6 x 5 pixels and more, "
             "are resized to 112 x 112 (bilinear)",
-            folds="ten, each with every tenth pair of either kind, as the lists come one kind after the other; each is "
-            "judged by the threshold that is best on the others",
+            folds="" if self._pairs is None else self._pairs.rules.folds,
             tie="a pair or probe passes where score >= threshold; TAR and TPIR at the lowest threshold whose FAR or "
             f"FPIR is at most the one asked for; {retrieval.TIE}",
             fusion="mean of a person's unit embeddings" if fused else "",
             failures=rule_of(
                 failures,
-                f"a pair with one scores {MISSED} and never passes; {retrieval.MISS}; an unmated probe raises no alarm",
+                f"a pair with one scores {MISSED} and never passes, so that an impostor pair counts as right; "
+                f"{retrieval.MISS}; an unmated probe raises no alarm",
                 f"pairs with one, and {retrieval.EXCLUDE}",
             ),
             resampled="pairs; people, of mated and unmated probes apart",
@@ -163,6 +175,11 @@ class SurvFace:
         if self._watch_list is not None:
             found["identification"] = self._watch_list.view()
         return found
+
+    def check(self, asked: Asked) -> None:
+        """ValueError for a rank that the watch list has not."""
+        if self._watch_list is not None:
+            self._watch_list.check(asked)
 
     def measure(self, looked: Mapping[str, Looked], asked: Asked) -> dict[str, dict]:
         """ "verification" and "identification", of the halves that are there."""
@@ -186,8 +203,9 @@ def _pairs(pictures: NamedImages, folder: Path, failures: str, counts: str) -> L
             raise ValueError(f"{path}: '{kind}_pairs_names' is {cells.shape}; two names a row are wanted")
         names += [f"{PICTURES}/{name}" for name in names_of(cells, path)]
         sizes[f"{kind} pairs"] = (len(cells), PAIRS, str(path))
+    sizes["pictures"] = (len(names_under(pictures, PICTURES)), PICTURES_LISTED, f"{pictures.folder}/{PICTURES}")
     check_counts(sizes, counts)
-    same = np.repeat([True, False], [size for size, *_ in sizes.values()])
+    same = np.repeat([True, False], [sizes[f"{kind} pairs"][0] for kind in ("positive", "negative")])
     # without folds of their own: contiguous ones would hold one kind of pairs each, as the lists are stacked
     return listed_pairs(
         PairList(folder, names[0::2], names[1::2], same), pictures, ((IMAGE_SIZE, IMAGE_SIZE),), failures

@@ -26,13 +26,19 @@ RULES = replace(
 
 @PROTOCOLS.register("xqlfw")
 def xqlfw(
-    data: str, pairs: str = "", pictures: str = "", failures: str = "error", counts: str = "published"
+    data: str,
+    pairs: str = "",
+    pictures: str = "",
+    failures: str = "error",
+    counts: str = "published",
+    resampled: str = "pairs",
 ) -> OfficialToo:
     """XQLFW: 6,000 pairs of unlike quality in 10 folds, also by the benchmark's own rule (accuracy_official).
 
     data: the folder. pairs: the list; "" = data/xqlfw_pairs.txt. pictures: the folder of Name/Name_0001.jpg, or what
     tools/align.py made of it; "" = data/xqlfw_aligned_112 where it is there, else data.
     failures: "error", "miss" or "exclude": of pictures that are not there. counts: "published" or "any".
+    resampled: what intervals draw: "pairs" or "people".
     """
     file = Path(pairs or Path(data) / "xqlfw_pairs.txt")
     found = read_pair_list(file, "names", folds=FOLDS)
@@ -41,7 +47,7 @@ def xqlfw(
     check_counts({what: (got, PAIRS, str(file)) for what, got in wanted.items()}, counts)
     aligned = Path(data) / PICTURES
     folder = Path(pictures) if pictures else aligned if aligned.is_dir() else Path(data)
-    return OfficialToo(listed_pairs(found, folder, [(IMAGE_SIZE, IMAGE_SIZE)], failures, RULES), "xqlfw")
+    return OfficialToo(listed_pairs(found, folder, [(IMAGE_SIZE, IMAGE_SIZE)], failures, RULES, resampled), "xqlfw")
 
 
 @dataclass(frozen=True)

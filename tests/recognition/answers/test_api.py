@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,11 @@ import pytest
 import torch
 
 from lrface import LRFace
+from recognition.answers import opening
 from recognition.data.alignment import TEMPLATE, align
 from recognition.export import export_onnx
 from recognition.weights import write_weights
-from tests.answering import Run, by_hand, faces, tiny_run, write_picture
+from tests.answering import RESULTS, Run, by_hand, faces, tiny_run, write_picture
 from tests.tiny import Tiny, nameable
 
 FACES = faces(7)
@@ -67,6 +69,35 @@ def test_an_adapter_on_its_base_is_the_run(run: Run, model: LRFace, tmp_path: Pa
     write_weights(other, Tiny().state_dict(), {})
     with pytest.raises(ValueError, match="trained on another base"):
         LRFace.load(tmp_path / "alone", other)
+
+
+def test_a_run_away_from_where_it_was_trained(
+    run: Run, model: LRFace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run.path, tmp_path / "moved")
+    settings = tmp_path / "moved" / "config.json"
+    settings.write_text(settings.read_text().replace(str(run.base), "weights/base.params"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"^the base of moved, weights/base\.params, is not there: give base="):
+        LRFace.load("moved")
+    np.testing.assert_array_equal(LRFace.load("moved", run.base).embed(FACES[:1]), model.embed(FACES[:1]))
+    (tmp_path / "moved" / "checkpoints" / "step_000000001").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"is not there: give base="):
+        LRFace.load("moved/checkpoints/step_000000001")
+
+
+def test_a_checkpoint_has_a_card(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "load_run", lambda path, weights: run.model)
+    path = run.path / "checkpoints" / "step_000000001"
+    path.mkdir(parents=True, exist_ok=True)
+    assert "there is no card" in LRFace.load(path).thresholds.source
+    (path / "adapter.json").write_text(json.dumps({"results": {"before": {}, "during": RESULTS}}))
+    assert LRFace.load(path).thresholds.choose().threshold == 0.5
+    assert LRFace.load(path, run.base).thresholds.choose().threshold == 0.5
+
+
+def test_it_shows_what_it_is(run: Run, model: LRFace) -> None:
+    assert repr(model) == f"LRFace('{run.path}', embeddings of 12 numbers)"
 
 
 def test_plain_weights_with_a_card(run: Run, tmp_path: Path) -> None:

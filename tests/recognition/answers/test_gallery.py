@@ -55,6 +55,10 @@ def test_whose_a_picture_is(tmp_path: Path, people: Path) -> None:
         labels.write_text(text)
         with pytest.raises(ValueError, match=words):
             read_labels(labels)
+    with pytest.raises(ValueError, match=r"0\.png is no list: it is no text"):
+        read_labels(people / "p0" / "0.png")
+    with pytest.raises(FileNotFoundError, match="there is no list gone"):
+        read_labels("gone.csv")
 
 
 def test_records_bring_their_labels(model: Counting, tmp_path: Path) -> None:
@@ -71,7 +75,7 @@ def test_the_index_embeds_what_is_new_or_changed(model: Counting, people: Path, 
     os.utime(people / "p1" / "1.png", ns=(1, 1))  # touched, its bytes are the same
     (people / "p2" / "2.png").unlink()
     (people / "p2" / "torn.png").write_bytes(b"torn")
-    second = model.gallery(people, index=index)
+    second = model.gallery(people, index=index, prune=True)
     assert model.seen == 9 and second.computed == 2
     assert [one["name"] for one in second.errors] == ["p2/torn.png"]
     plain = model.gallery(people)
@@ -83,6 +87,30 @@ def test_the_index_embeds_what_is_new_or_changed(model: Counting, people: Path, 
     (people / "p2" / "torn.png").unlink()
     model.gallery(people, index=index)
     assert model.seen == 0 and index.stat().st_mtime_ns == before, "nothing changed, nothing is written"
+
+
+def test_another_folder_does_not_replace_an_index(model: Counting, people: Path, tmp_path: Path) -> None:
+    index, other = tmp_path / "people.npz", tmp_path / "poeple"
+    model.gallery(people, index=index)
+    before = index.read_bytes()
+    write_picture(other / "bo" / "1.png", FACES[7])
+    write_picture(other / "p0" / "0.png", FACES[0])
+    model.seen = 0
+    words = r"of the 6 faces in .*people\.npz 5, of 3 people, .* given \(2\), p0/3\.png first.*prune=True"
+    with pytest.raises(ValueError, match=words):
+        model.gallery(other, index=index)
+    assert index.read_bytes() == before and model.seen == 0
+    assert len(model.gallery(other, index=index, prune=True)) == 2 and model.seen == 1
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*gone"):
+        model.gallery(tmp_path / "gone", index=index)
+
+
+def test_an_index_that_cannot_be_written_is_told_before_the_work(model: Counting, people: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for index, words in ((tmp_path / "file" / "x.npz", "cannot be written"), (tmp_path / "x.pkl", "written as .npz")):
+        with pytest.raises((ValueError, OSError), match=words):
+            model.gallery(people, index=index)
+    assert model.seen == 0
 
 
 def test_half_is_half_and_nearly_the_same(model: Counting, people: Path, tmp_path: Path) -> None:
@@ -101,8 +129,11 @@ def test_an_index_of_another_model_is_refused(model: Counting, people: Path, tmp
     for use in (lambda: other.gallery(people, index=index), lambda: other.identify(FACES, index)):
         with pytest.raises(ValueError, match=r"people\.npz was made by another model .* cannot be compared"):
             use()
-    with pytest.raises(ValueError, match=r"another flip \(none, and this one is sum\)"):
+    with pytest.raises(
+        ValueError, match=r"with another flip \(none, and this one is sum\).*ask for flip none, or"
+    ) as told:
         model.identify(FACES, index, flip="sum")
+    assert "two models" not in str(told.value)
     with pytest.raises(ValueError, match="the gallery was made by another model"):
         other.identify(FACES, model.gallery(people))
 

@@ -19,7 +19,9 @@ def test_an_aligned_folder_tells_where_no_face_was_found(tmp_path: Path) -> None
     entries = [
         {"name": "bo/1.jpg", "status": "aligned", "key": 1},
         {"name": "anna/1.jpg", "status": "aligned", "key": 0},
-        {"name": "bo/2.jpg", "status": "failed"},
+        {"name": "bo/2.jpg", "status": "failed", "reason": "no face"},
+        {"name": "bo/3.jpg", "status": "failed", "reason": "undecodable: 3 bytes that are no picture"},
+        {"name": "bo/4.jpg", "status": "failed"},
     ]
     lines = [{"format": MANIFEST_FORMAT, "records": "faces.rec"}, *entries]
     (tmp_path / MANIFEST).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -28,9 +30,13 @@ def test_an_aligned_folder_tells_where_no_face_was_found(tmp_path: Path) -> None
         ("anna/1.jpg", "anna"),
         ("bo/1.jpg", "bo"),
         ("bo/2.jpg", "bo"),
+        ("bo/3.jpg", "bo"),
+        ("bo/4.jpg", "bo"),
     ]
     (batch,) = read(pictures, 8)
     assert batch.rows.tolist() == [0, 1] and "no face was found" in batch.problems[2]
+    assert batch.problems[3] == "it failed when the folder was aligned: undecodable: 3 bytes that are no picture"
+    assert batch.problems[4] == "it failed when the folder was aligned"
     (stored,) = read(gather(tmp_path / "faces.rec"), 8)
     np.testing.assert_array_equal(batch.pixels, stored.pixels)
     assert gather([tmp_path])[0].name == str(tmp_path / "anna/1.jpg")
@@ -46,6 +52,17 @@ def test_order_is_kept_over_batches_and_chosen_rows(tmp_path: Path) -> None:
     assert np.concatenate([batch.rows for batch in some]).tolist() == [4, 0, 2]
     np.testing.assert_array_equal(np.concatenate([batch.pixels for batch in some]), shown[[4, 0, 2]])
     assert list(read([], 2)) == []
+
+
+def test_a_picture_too_small_for_a_face_is_a_problem(tmp_path: Path) -> None:
+    whole = faces(2)[0]
+    shown = [whole[:1, :1], write_picture(tmp_path / "3.png", whole[:3]), whole[:4, :4]]
+    (batch,) = read(gather(shown), 8)
+    assert batch.rows.tolist() == [2]
+    assert batch.problems == {
+        0: "1 x 1 pixels; a face takes at least 4 x 4",
+        1: "3 x 112 pixels; a face takes at least 4 x 4",
+    }
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,64 @@ def test_results_are_taken_where_there_is_nothing_else() -> None:
     assert found.choose(0.0009999999999999999).threshold == 0.5, "the same number"
 
 
+def test_a_threshold_measured_with_another_flip_says_so() -> None:
+    own = {**OWN, "when": "after", "flip": "none"}
+    found = of_card({"thresholds": own, "results": {"after": RESULTS}}, "card")
+    assert found.choose(0.01).flip == "none" and "flip" not in found.choose(0.01).note
+    assert "measured with flip none, and this is flip sum" in found.choose(0.01, flip="sum").note
+    assert "measured with flip none" in found.choose(0.001, "faces/112", flip="sum").note, "of the same evaluation"
+    doubled = of_card({"thresholds": {**own, "flip": "sum"}}, "card")
+    assert "measured with flip sum, and this is flip none" in doubled.choose(0.01).note
+    assert "flip" not in doubled.choose(0.01, flip="sum").note
+    old = of_card({"thresholds": OWN}, "card")
+    assert "it is not told with which flip" in old.choose(0.01, flip="sum").note and "flip" not in old.choose(0.01).note
+    assert "flip" not in found.choose(threshold=0.5, flip="sum").note
+
+
+@pytest.mark.parametrize(
+    ("words", "flip"),
+    [
+        ("none", "none"),
+        ("no mirror images [F0]", "none"),
+        ("each picture and its mirror image: raw sum of both embeddings", "sum"),
+        ("each picture and its mirror image, their raw embeddings added [F2]", "sum"),
+        ("each picture and its mirror image, their embeddings one behind the other [F1]", "concat"),
+        ("", ""),
+    ],
+)
+def test_the_rules_of_results_tell_the_flip(words: str, flip: str) -> None:
+    sets = {"faces": {"rules": {"flip": words}, "parts": {"112": RESULTS["faces"]["112"]}}}
+    assert of_card({"format": "lrface.results/1", "sets": sets}, "results.json").choose().flip == flip
+
+
+def test_reduced_faces_that_nobody_asked_for_are_told() -> None:
+    small, whole = {"28": RESULTS["faces"]["28"]}, {"112": RESULTS["faces"]["112"]}
+    found = of_card({"results": {"after": {"lfw78": small}}}, "card")
+    assert "that is of faces of 28 px" in found.choose().note and "none of faces of 112 px" in found.choose().note
+    assert "of 28 px" not in found.choose(operating="lfw78").note, "it was asked for"
+    assert of_card({"results": {"after": {"lfw78": small, "lfw": whole}}}, "card").choose().operating == "lfw/112"
+    own = of_card({"thresholds": OWN, "results": {"after": RESULTS}}, "card").choose(0.01)
+    assert own.operating == "faces/112-14" and "take --operating faces/112" in own.note
+    assert "px" not in of_card({"results": {"after": {"ijb": {"verification": whole["112"]}}}}, "card").choose().note
+
+
+def test_a_checkpoints_card_tells_results_on_the_way_and_never_the_bases(tmp_path: Path) -> None:
+    during = of_card({"results": {"before": {"x": RESULTS["faces"]}, "during": RESULTS}}, "card")
+    assert list(during.at) == ["faces/28", "faces/112"]
+    assert during.choose().note.startswith("measured during training on faces/112 among")
+    for own in (OWN, {**OWN, "when": "before"}):
+        assert of_card({"thresholds": own, "results": {"before": RESULTS}}, "card").at == {}
+    best, step = tmp_path / "checkpoints" / "best", tmp_path / "checkpoints" / "step_000000002"
+    step.mkdir(parents=True)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="has no best checkpoint"):
+        read_thresholds(best)
+    (step / "adapter.json").write_text(json.dumps({"results": {"during": RESULTS}}))
+    (step.parent / "best.json").write_text('{"evaluated": 2, "step": 2, "value": 0.5, "figure": "x"}')
+    assert read_thresholds(best).choose().threshold == read_thresholds(step).choose().threshold == 0.5
+    assert read_thresholds(best).source == str(step / "adapter.json")
+
+
 def test_results_of_an_evaluation(tmp_path: Path) -> None:
     none = {
         "value": None,

@@ -113,7 +113,10 @@ def test_the_curve_is_that_of_verification(digits: int) -> None:
         assert ranked.eer() == pytest.approx(wanted["eer"])
         for far, at in wanted["tar"].items():
             found = ranked.at(far)
-            assert [found[k] for k in ("conservative", "conservative_far", "threshold")] == list(at.values())
+            assert [found[k] for k in ("conservative", "conservative_far", "threshold")] == [
+                at[k] for k in ("tar", "far", "threshold")
+            ]
+            assert [found[k] for k in ("nearest", "nearest_far")] == [at[k] for k in ("nearest", "nearest_far")]
         roc = ranked.roc()
         np.testing.assert_allclose(roc["tar"], wanted["roc"]["tar"], atol=1e-6)
         np.testing.assert_allclose(roc["far"], wanted["roc"]["far"], rtol=1e-5)

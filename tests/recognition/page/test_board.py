@@ -10,6 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 from recognition.distributed import World
+from recognition.evaluation.protocol import Looked
+from recognition.evaluation.sets import open_sets
 from recognition.page import board
 from recognition.page.runs import read_run
 from tests.pages import make_run
@@ -64,6 +66,26 @@ def test_plots_and_projector_join_the_logs(run: Path, monkeypatch: pytest.Monkey
     lines = (run / "logs" / one.metadata_path).read_text().splitlines()
     assert rows.shape[1] == 12 and len(lines) == len(rows) + 1 and lines[0] == "image\tperson\tside"
     assert (run / "logs" / one.sprite.image_path).is_file()
+
+
+def test_the_faces_chosen_are_those_that_the_model_saw(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = open_sets(read_run(run).config.evaluation)[0]
+    looked = {}
+    for key, view in one.protocol.views.items():
+        looked[key] = Looked(torch.from_numpy(view.rows + 1000.0 * view.side)[:, None])
+    monkeypatch.setattr(board, "FACES", 7)
+    faces = board.chosen(one, looked)
+    assert [side for side, *_ in faces.seen] == [112, 14] and faces.name == "pairs"
+    for side, rows, embedding in faces.seen:
+        assert len(rows) == 7 and embedding[:, 0].tolist() == (rows + 1000 * side).tolist()
+        assert rows[0] == one.protocol.views[str(side)].rows[0] and rows[-1] == one.protocol.views[str(side)].rows[-1]
+
+
+def test_without_sets_there_are_no_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "figures", lambda _: {})
+    one = read_run(make_run(tmp_path))
+    one.config.evaluation.sets = []
+    assert "nothing to show: evaluation.sets is empty" in board.add_to_logs(one, ALONE)[1]
 
 
 def test_a_second_tag_stands_beside_the_first(tmp_path: Path) -> None:

@@ -137,8 +137,8 @@ def test_thresholds_in_every_form_of_results(run: Path) -> None:
     other.pop("thresholds", None)
     other["tar@0.1"] = {"value": 0.75, "lo": 0.5, "hi": 1.0, "far": 0.1, "threshold": 0.6543}
     words = Seen(page([one], count=0)).words
-    assert "0.432 [0.400, 0.500]" in words and "0.543 [0.500, 0.600]TAR 25.0" in words
-    assert "0.654TAR 75.0 [50.0, 100.0]" in words and "threshold@" not in words
+    assert "0.432 [0.400, 0.500]" in words and "0.543 [0.500, 0.600] *TAR 25.0" in words
+    assert "0.654 *TAR 75.0 [50.0, 100.0]" in words and "threshold@" not in words
     assert "cannot be told with 5,000 impostor pairs: 112 px at 10⁻⁴, 112 px at 10⁻⁵, 112 px at 10⁻⁶" in words
 
 

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from recognition.evaluation.listed import COUNTS, FAILURES
 from recognition.evaluation.protocols import PROTOCOLS
+from recognition.evaluation.protocols.rfw import GROUPS
 from recognition.evaluation.sets import open_sets
+from tests.recognition.evaluation.protocols import (
+    retrieving,
+    test_briar,
+    test_ijb,
+    test_ijbs,
+    test_scface,
+    test_survface,
+    test_tinyface,
+)
+from tests.recognition.evaluation.protocols.seeing import write_angles, write_lfw
 
 ROOT = Path(__file__).parents[4]
+RECORDS = {"pairs", "drawn"}  # of record files, whose tests are those of the evaluation
 EITHER = {"lfw_low_res", "edc"}  # a .bin, or a folder or records: none of their arguments is needed by itself
 
 
@@ -55,15 +69,88 @@ def test_a_set_without_data_says_so(name: str) -> None:
         open_sets({"sets": [{"name": "mine", "kind": name}]})
 
 
-@pytest.mark.parametrize("key", ["failures", "counts"])
+def _insightface_bins(folder: Path) -> dict[str, object]:
+    folder.mkdir()
+    write_angles(folder / "lfw.bin", [10, 80] * 20, [True, False] * 20)
+    return {}
+
+
+def _pairs(folder: Path) -> dict[str, object]:
+    write_lfw(folder, [10, 10, 80, 80] * 10, 10, 2)
+    return {}
+
+
+def _rfw(folder: Path) -> dict[str, object]:
+    for group in GROUPS:
+        write_lfw(folder / group, [10, 10, 80, 80] * 10, 10, 2)
+        (folder / "txts" / group).mkdir(parents=True)
+        (folder / group / "pairs.txt").rename(folder / "txts" / group / f"{group}_pairs.txt")
+    return {"pictures": str(folder)}
+
+
+def _xqlfw(folder: Path) -> dict[str, object]:
+    write_lfw(folder, [10, 10, 80, 80] * 10, 10, 2)
+    (folder / "pairs.txt").rename(folder / "xqlfw_pairs.txt")
+    return {}
+
+
+def _survface(folder: Path) -> dict[str, object]:
+    test_survface.write_verification(folder)
+    test_survface.write_identification(folder)
+    return {}
+
+
+def _scface(folder: Path) -> dict[str, object]:
+    retrieving.write(folder, [*test_scface.MUGSHOTS, *test_scface.PROBES])
+    return {}
+
+
+def _tinyface(folder: Path) -> dict[str, object]:
+    retrieving.write(folder / "Probe", test_tinyface.PROBES)
+    retrieving.write(folder / "Gallery_Match", test_tinyface.MATES)
+    retrieving.write(folder / "Gallery_Distractor", test_tinyface.OTHERS)
+    return {}
+
+
+def _template(module: ModuleType, *arguments: object, **settings: object) -> Callable[[Path], dict[str, object]]:
+    def write(folder: Path) -> dict[str, object]:
+        module.write(folder, *arguments)
+        return settings
+
+    return write
+
+
+MINIATURES: dict[str, Callable[[Path], dict[str, object]]] = {
+    "insightface_bins": _insightface_bins,
+    "pairs_txt": _pairs,
+    "lfw_low_res": _pairs,
+    "fruits": _pairs,
+    "rfw": _rfw,
+    "xqlfw": _xqlfw,
+    "survface": _survface,
+    "scface": _scface,
+    "tinyface": _tinyface,
+    "ijbb": _template(test_ijb, "ijbb", ranks=(1,)),
+    "ijbc": _template(test_ijb, "ijbc", ranks=(1,)),
+    "ijbs": _template(test_ijbs, ranks=(1,)),
+    "briar": _template(test_briar, [row[:5] for row in test_briar.PROBES], "distance", ranks=(1,)),
+}
+
+
+@pytest.mark.parametrize("key", ["failures", "counts", "resampled"])
 @pytest.mark.parametrize("name", PROTOCOLS.names())
 def test_a_rule_that_is_none_is_refused(name: str, key: str, tmp_path: Path) -> None:
-    if key not in PROTOCOLS.parameters(name):
+    """Over a miniature that opens, so that nothing else can be what is refused."""
+    if key not in PROTOCOLS.parameters(name) or (name in RECORDS and key == "resampled"):
         return
-    (tmp_path / "a.png").write_bytes(b"")
-    wrong = {"name": "mine", "kind": name, "data": str(tmp_path), key: "perhaps"}
-    with pytest.raises((ValueError, FileNotFoundError)):  # some look for their lists first
-        open_sets({"sets": [wrong]})
+    folder = tmp_path / "data"
+    settings = MINIATURES[name](folder)
+    settings |= {"counts": "any"} if "counts" in PROTOCOLS.parameters(name) else {}
+    sound = {"name": "mine", "kind": name, "data": str(folder), **settings}
+    (one,) = open_sets({"sets": [sound]})
+    assert len(one.protocol.images)
+    with pytest.raises(ValueError, match=rf"^evaluation set 'mine': {key} is 'perhaps'; it must be one of \w+, \w+"):
+        open_sets({"sets": [{**sound, key: "perhaps"}]})
 
 
 def test_the_page_of_protocols_has_all_of_them() -> None:

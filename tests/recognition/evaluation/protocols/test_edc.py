@@ -46,6 +46,13 @@ def test_a_score_that_knows_the_errors(file: str, tmp_path: Path) -> None:
     save_results(tmp_path / "kept", {"edc": {"112": part}})  # nothing in it that JSON has not
 
 
+def test_no_error_has_an_interval(tmp_path: Path) -> None:
+    write_angles(tmp_path / "easy.bin", [20.0, 80.0] * 20, [True, False] * 20)
+    protocol = edc(str(tmp_path / "easy.bin"))
+    fnmr = protocol.measure(see(protocol), ASKED)["112"]["fnmr@0.1"]
+    assert (fnmr["value"], fnmr["lo"]) == (0, 0) and fnmr["hi"] == pytest.approx(1 - 0.025 ** (1 / 20))
+
+
 def test_a_score_that_knows_nothing_and_the_norm(file: str) -> None:
     protocol = edc(file, low_res=[112, [112, 14]])
     rows = protocol.views["112"].rows

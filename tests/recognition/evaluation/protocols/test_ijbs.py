@@ -92,9 +92,11 @@ def test_by_hand(tmp_path: Path) -> None:
     # all videos of a person, those of galleries too: 1 at 10, 30, 120, 5; 2 at 80, 200, 95; 3 at 170; 4 at 300, 280
     views = found["multiview-to-booking"]
     assert views[ITEMS]["person"].tolist() == [1, 2, 3, 4] and views[ITEMS]["position"].tolist() == [1, 1, 1, 1]
-    # videos 5, 95, none, 280: probe 120 is 25 from 95; 200 is 80 from 280, 105 from 95; person 3 is on neither side
+    # videos 5, 95, none, 280: probe 120 is 25 from 95; 200 is 80 from 280, 105 from 95. Of person 3 video 12 is in the
+    # gallery and among the probes, and is not asked for
     videos = found["surveillance-to-surveillance"]
-    assert videos[ITEMS]["position"].tolist() == [1, 1, 2, 5, 2, 1] and videos["failed"] == 2
+    assert videos[ITEMS]["person"].tolist() == [1, 2, 1, 2, 4] and videos["shared"] == 1 and single["shared"] == 0
+    assert videos[ITEMS]["position"].tolist() == [1, 1, 2, 2, 1] and videos["failed"] == 1
     # drone: 3 at 170, 3 at 150, 1 at 100: 90 first, then 180
     assert found["uav-to-booking"][ITEMS]["person"].tolist() == [3, 3, 1]
     assert found["uav-to-booking"][ITEMS]["position"].tolist() == [1, 1, 3]

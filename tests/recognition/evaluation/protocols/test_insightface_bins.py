@@ -51,7 +51,7 @@ def test_each_file_is_measured_as_it_is_alone(data: Path) -> None:
 
 
 def test_which_files(data: Path, tmp_path: Path) -> None:
-    assert list(insightface_bins(str(data), names=["cplfw"], counts="any").sets) == ["cplfw"]
+    assert list(insightface_bins(str(data), names=["cplfw"], counts="any", folds=3).sets) == ["cplfw"]
     with pytest.raises(FileNotFoundError, match=r"holds no cfp_fp.bin, no calfw.bin"):
         insightface_bins(str(data), names=["lfw", "cfp_fp", "calfw"], counts="any")
     with pytest.raises(ValueError, match=r"'lwf'; did you mean 'lfw'"):

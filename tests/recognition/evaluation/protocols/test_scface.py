@@ -77,7 +77,7 @@ def test_people_of_the_gallery(folder: Path) -> None:
         scface(folder, people=[3])
 
 
-def test_the_whole_set(tmp_path: Path) -> None:
+def test_the_whole_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{s:03d}_frontal.jpg" for s in range(1, 131)]
     names += [f"{s:03d}_cam{c}_{d}.jpg" for s in range(1, 131) for c in range(1, 8) for d in (1, 2, 3)]
     retrieving.write(tmp_path, names)
@@ -95,22 +95,49 @@ def test_the_whole_set(tmp_path: Path) -> None:
     survived = scface(tmp_path, counts="published", failures="exclude")
     assert len(survived.probes.rows) == 2730 and survived.probes.failed.sum() == 40
     (tmp_path / "005_frontal.jpg").unlink()
-    with pytest.raises(ValueError, match="holds 129 mugshots where 130 are published"):
-        scface(tmp_path, counts="published")
-    assert scface(tmp_path, counts="published", failures="miss").gallery.failed.sum() == 1
+    for failures in ("error", "miss", "exclude"):
+        with pytest.raises(ValueError, match="holds 129 mugshots where 130 are published"):
+            scface(tmp_path, counts="published", failures=failures)
+    (tmp_path / "006_frontal.jpg").rename(tmp_path / "005_frontal.jpg")
+    with monkeypatch.context() as patch:
+        without_a_face(patch, ["006_frontal.jpg"])
+        assert scface(tmp_path, counts="published", failures="miss").gallery.failed.sum() == 1
+
+
+def without_a_face(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
+    """As if the folder had been aligned, and no face found in these."""
+    opened = NamedImages.__init__
+
+    def aligned(self: NamedImages, path: str | Path) -> None:
+        opened(self, path)
+        self.failed = frozenset(names)
+
+    monkeypatch.setattr(NamedImages, "__init__", aligned)
+
+
+def test_what_cannot_be_asked_for_is_said_before_pictures_are_embedded(folder: Path) -> None:
+    with pytest.raises(ValueError, match="rank 5 of a gallery of 2 images"):
+        scface(folder, people="test2").check(Asked(ranks=(1, 5)))
+    scface(folder).check(ASKED)
+    with pytest.raises(ValueError, match="failures is 'nope'; it must be one of error, miss, exclude"):
+        scface(folder, failures="nope")
+
+
+def test_a_part_without_any_probe_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    night = [n for n in PROBES if n[-5] == "2" and n[-7] in "67"]
+    for name in night:
+        (folder / name).unlink()
+    without_a_face(monkeypatch, night)
+    scface(folder, failures="miss")
+    with pytest.raises(ValueError, match="no probe of part distance_2_night is left"):
+        scface(folder, failures="exclude")
 
 
 def test_failures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = [PROBES[0], PROBES[25], MUGSHOTS[2]]  # of persons 1, 2 and 7
     for name in lost:
         (folder / name).unlink()
-    opened = NamedImages.__init__
-
-    def aligned(self: NamedImages, path: str | Path) -> None:
-        opened(self, path)
-        self.failed = frozenset(lost)
-
-    monkeypatch.setattr(NamedImages, "__init__", aligned)
+    without_a_face(monkeypatch, lost)
     with pytest.raises(FileNotFoundError, match="no face was found in 2 of 84 when they were aligned"):
         scface(folder)
     missed, left = (measured(scface(folder, failures=rule)) for rule in ("miss", "exclude"))

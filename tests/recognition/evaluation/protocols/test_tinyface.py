@@ -174,6 +174,20 @@ def test_failures_are_missed_or_left_out(folder: Path) -> None:
     assert left["rank-1"]["value"] * 7 == pytest.approx(missed["rank-1"]["value"] * 10)
 
 
+def test_lost_mates_stay_in_the_denominator_of_map(folder: Path) -> None:
+    """Person 13 has three mates: with two of them lost, the best that a probe can come to is a third."""
+    write_lists(folder)
+    known = {name: [float(number(name) - 10), 1.0] for name in vectors()}
+    for shot in (1, 2):
+        (folder / "Testing_Set" / "Gallery_Match" / f"13_g{shot}.jpg").unlink()
+    for failures, wanted in (("miss", 1 / 3), ("exclude", 1.0)):
+        protocol = tinyface(folder, failures=failures)
+        found = protocol.measure(retrieving.looked_at(protocol, known, VIEW), ASKED)["identification"]
+        precision = found["items"]["precision"]
+        np.testing.assert_allclose(precision, np.where(found["items"]["person"] == 13, wanted, 1.0), atol=1e-6)
+        assert found["map"]["value"] == pytest.approx(precision.mean()) and found["rank-1"]["value"] == 1
+
+
 def test_pictures_without_a_face_are_failures_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("Probe/12_p1.jpg", "Gallery_Distractor/900_x.jpg"):
         (folder / "Testing_Set" / name).unlink()

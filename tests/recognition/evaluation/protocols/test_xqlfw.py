@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recognition.evaluation.intervals import interval_of_share
 from recognition.evaluation.protocol import ITEMS, Protocol
 from recognition.evaluation.protocols.xqlfw import xqlfw
 from tests.recognition.evaluation.protocols.seeing import ASKED, see, write_lfw
@@ -38,6 +39,17 @@ def test_both_accuracies(data: Path) -> None:
     assert part["accuracy_official"]["value"] == pytest.approx(1 - 10 / 40)
     assert part["accuracy_official"]["lo"] < 0.75 < part["accuracy_official"]["hi"]
     assert protocol.images.folder.name == "xqlfw_aligned_112"
+
+
+def test_an_official_accuracy_of_1_has_an_interval(tmp_path: Path) -> None:
+    write_lfw(tmp_path, [20, 20, 80, 80] * 10, 10, 2)
+    (tmp_path / "pairs.txt").rename(tmp_path / "xqlfw_pairs.txt")
+    for unit, trials in (("pairs", 40), ("people", 60)):
+        protocol = xqlfw(str(tmp_path), counts="any", resampled=unit)
+        part = protocol.measure(see(protocol), ASKED)["112"]
+        lo, hi = interval_of_share(trials, trials)
+        for figure in ("accuracy", "accuracy_official"):
+            assert part[figure] == {"value": 1, "lo": pytest.approx(lo), "hi": hi}
 
 
 def test_counts_and_files(data: Path, tmp_path: Path) -> None:
