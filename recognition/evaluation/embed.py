@@ -18,6 +18,7 @@ from iqa import GateRange
 from recognition.data.augment import normalise
 from recognition.data.decode import decode
 from recognition.data.degrade import level_of, low_res
+from recognition.data.encoded import PictureError
 from recognition.data.landmarks import mirrored
 from recognition.data.pairs import RecordImages
 from recognition.distributed import World, gather, gather_json
@@ -200,7 +201,12 @@ def decoded(images: Sequence[bytes], rows: np.ndarray, batch_size: int, shown: b
     """Batches (B, 112, 112, 3) uint8; the next one is decoded while one is computed."""
 
     def one(i: int) -> np.ndarray:
-        return decode(images[i], IMAGE_SIZE, place_of(images, i))
+        try:
+            return decode(images[i], IMAGE_SIZE, place_of(images, i))
+        except PictureError as error:
+            if isinstance(images, RecordImages):
+                raise
+            raise ValueError(f"{place_of(images, i)}: {error.problem}") from None  # its advice is for records
 
     batches = [rows[b : b + batch_size].tolist() for b in range(0, len(rows), batch_size)]
     quiet = not (shown and sys.stderr.isatty())

@@ -9,7 +9,7 @@ from pathlib import PurePath
 import numpy as np
 
 from recognition.evaluation import delong, intervals
-from recognition.evaluation.measures import by_fold
+from recognition.evaluation.measures import by_fold, fold_weights
 from recognition.evaluation.openset import resample_tpir
 from recognition.evaluation.protocol import ITEMS
 from recognition.evaluation.protocols import PROTOCOLS
@@ -133,7 +133,7 @@ def untold(key: str, old: Mapping, new: Mapping) -> str:
     lacking = [item for item in items if item not in old.get(ITEMS, {}) or item not in new.get(ITEMS, {})]
     if lacking:
         return f"the results hold no {' and '.join(lacking)} item by item"
-    if way in (_auc, _eer) and any(f"{unit}_1" in old[ITEMS] for unit in UNITS):
+    if way in (_auc, _eer) and _shared(old):
         return "its pairs share people or templates, and its difference is only known for pairs of their own"
     if way is _eer and len(old[ITEMS]["same"]) > intervals.LARGE:
         return f"there are more than {intervals.LARGE:,} pairs"
@@ -180,18 +180,28 @@ def _of_mean(
 
 def _accuracy(key: str, old: Mapping, new: Mapping, bootstrap: Bootstrap) -> Gain | None:
     before, after = old[ITEMS], new[ITEMS]
-    return _of_mean(key, old, new, by_fold(after) - by_fold(before), None, bootstrap)
+    if old.get("resampled") != "people":
+        return _of_mean(key, old, new, by_fold(after) - by_fold(before), None, bootstrap)
+    gain, people = after["correct"].astype(np.float64) - before["correct"], (before["person_1"], before["person_2"])
+    drawn = intervals.resample_mean_by_group(gain, *people, weights=fold_weights(before["fold"]), **bootstrap)
+    return _gain(key, old, new, drawn, "person")
 
 
 def _tar(key: str, old: Mapping, new: Mapping, bootstrap: Bootstrap) -> Gain | None:
     before, after = old[ITEMS], new[ITEMS]
     far, scores = float(key.rpartition("@")[2]), (before["score"], after["score"])
-    for unit in UNITS:
-        if {f"{unit}_1", f"{unit}_2"} <= before.keys():
-            both = before["same"], before[f"{unit}_1"], before[f"{unit}_2"], far
-            drawn = [intervals.resample_tar_by_group(model, *both, **bootstrap) for model in scores]
-            return _gain(key, old, new, drawn[1] - drawn[0], unit)
+    if unit := _shared(old):
+        both = before["same"], before[f"{unit}_1"], before[f"{unit}_2"], far
+        drawn = [intervals.resample_tar_by_group(model, *both, **bootstrap) for model in scores]
+        return _gain(key, old, new, drawn[1] - drawn[0], unit)
     return _gain(key, old, new, intervals.difference_of_tar(*scores, before["same"], far, **bootstrap), "pair")
+
+
+def _shared(part: Mapping) -> str:
+    """The unit that is drawn of pairs that share it; "" where pairs are, as the part's "resampled" may say."""
+    if part.get("resampled") == "pairs":
+        return ""
+    return next((unit for unit in UNITS if {f"{unit}_1", f"{unit}_2"} <= part[ITEMS].keys()), "")
 
 
 def _fnmr(key: str, old: Mapping, new: Mapping, bootstrap: Bootstrap) -> Gain | None:

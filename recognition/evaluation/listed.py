@@ -68,6 +68,17 @@ def names_under(images: NamedImages, folder: str) -> list[str]:
     return sorted(name for name in {*images.names, *images.failed} if name.startswith(f"{folder}/"))
 
 
+def listed_there(images: NamedImages, names: Sequence[str], failures: str) -> int:
+    """How many of these names the folder has or lists as failed: one it does not know of is lost, and no failure.
+
+    All of them with failures "error", whose complaint names the first that is not there.
+    """
+    if failures == "error":
+        return len(names)
+    there = {*images.names, *images.failed}
+    return sum(name in there for name in names)
+
+
 def check_counts(found: Mapping[str, tuple[int, int, str]], counts: str = "published") -> None:
     """Compare counts with the published ones: {what: (got, wanted, file or folder)}.
 

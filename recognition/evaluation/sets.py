@@ -63,14 +63,14 @@ def open_sets(settings: dict) -> list[EvaluationSet]:
     settings = settings_with_defaults(settings)
     opened: list[EvaluationSet] = []
     for chosen in settings["sets"]:
-        one = _open(dict(chosen), settings["low_res"])
+        one = _open(dict(chosen), settings["low_res"], asked(settings))
         if one.name in [other.name for other in opened]:
             raise ValueError(f"evaluation.sets holds two sets named '{one.name}': each needs a name of its own")
         opened.append(one)
     return opened
 
 
-def _open(chosen: dict, low_res: object) -> EvaluationSet:
+def _open(chosen: dict, low_res: object, wanted: Asked) -> EvaluationSet:
     name, kind = chosen.pop("name", ""), chosen.pop("kind", "")
     if not name or "/" in name:
         raise ValueError(f"evaluation.sets: a set is named '{name}'; it needs a name, without a slash")
@@ -84,7 +84,10 @@ def _open(chosen: dict, low_res: object) -> EvaluationSet:
     try:
         PROTOCOLS.check(kind, chosen)
         _check_types(kind, chosen)
-        return EvaluationSet(name, PROTOCOLS.create(kind, **chosen), kind, chosen)
+        one = EvaluationSet(name, PROTOCOLS.create(kind, **chosen), kind, chosen)
+        if hasattr(one.protocol, "check"):
+            one.protocol.check(wanted)
+        return one
     except FileNotFoundError as error:
         raise FileNotFoundError(f"evaluation set '{name}': {error}") from None
     except ValueError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recognition.evaluation.listed import Listed, check_counts
+from recognition.evaluation.listed import Listed, check_counts, listed_there
 from recognition.evaluation.protocol import Asked, Looked, Rules, View
 from recognition.evaluation.protocols import PROTOCOLS
 from recognition.evaluation.protocols._aligned import (
@@ -82,6 +82,8 @@ class IJB:
         self._searches = self._read_searches()
         check_asked(ranks, self._searches[:-1], far, fpir)
         listed = Listed(folder, names, failures)
+        there = listed_there(listed.images, names, failures)
+        check_counts({"pictures": (there, PUBLISHED[name]["pictures"], str(folder))}, counts)
         # pictures whose points cannot be a face's are taken whole: nearly all of a loose crop is the face
         wrong = no_face(points)
         self.unaligned = 0 if is_aligned(folder) else int(wrong.sum())

@@ -12,7 +12,7 @@ import torch
 from recognition.data.named import NamedImages
 from recognition.evaluation import openset, retrieval
 from recognition.evaluation.identification import Search, check_ranks
-from recognition.evaluation.listed import MISSED, Listed, check_counts, names_under, rule_of
+from recognition.evaluation.listed import MISSED, Listed, check_counts, listed_there, names_under, rule_of
 from recognition.evaluation.matlab import named_ids, names_of, number_of, read_mat
 from recognition.evaluation.measures import closed_set, quality_of
 from recognition.evaluation.protocol import ITEMS, Asked, Looked, Rules, View
@@ -224,9 +224,9 @@ def _watch_list(pictures: NamedImages, folder: Path, fused: bool, failures: str,
     where = {part: str(path) for part, path in files.items()}
     check_counts(
         {
-            "gallery pictures": (len(gallery), GALLERY, where["gallery"]),
+            "gallery pictures": (listed_there(pictures, gallery, failures), GALLERY, where["gallery"]),
             "people": (len(np.unique(gallery_people)), PEOPLE, where["gallery"]),
-            "mated probes": (len(mated), MATED, where["mated_probe"]),
+            "mated probes": (listed_there(pictures, mated, failures), MATED, where["mated_probe"]),
             "unmated probes": (len(unmated), UNMATED, f"{pictures.folder}/{IDENTIFICATION}/unmated_probe"),
         },
         counts,

@@ -9,7 +9,7 @@ import numpy as np
 from recognition.data.named import NamedImages
 from recognition.evaluation import retrieval
 from recognition.evaluation.identification import DISTRACTOR
-from recognition.evaluation.listed import Listed, check_counts, names_under, rule_of
+from recognition.evaluation.listed import Listed, check_counts, listed_there, names_under, rule_of
 from recognition.evaluation.matlab import named_ids, number_of
 from recognition.evaluation.protocol import Rules
 from recognition.evaluation.protocols import PROTOCOLS
@@ -40,7 +40,8 @@ def tinyface(
     found = {kind: _listed(pictures, kind, Path(lists or data)) for kind in LISTS}
     distractors = _under(pictures, "Gallery_Distractor")
     where = {kind: str(folder / kind) for kind in COUNTS}
-    got = {**{kind: len(names) for kind, (names, _) in found.items()}, "Gallery_Distractor": len(distractors)}
+    got = {kind: listed_there(pictures, names, failures) for kind, (names, _) in found.items()}
+    got["Gallery_Distractor"] = len(distractors)
     check_counts({f"pictures of {kind}": (got[kind], COUNTS[kind], where[kind]) for kind in COUNTS}, counts)
     _check_people(found)
     (probes, people), (mates, mate_people) = found["Probe"], found["Gallery_Match"]

@@ -122,6 +122,24 @@ def test_counts_are_the_published_ones(folder: Path) -> None:
         tinyface(folder, counts="published")
 
 
+def test_lost_pictures_are_no_failures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lists(folder)
+    sizes = {"Probe": len(PROBES), "Gallery_Match": len(MATES), "Gallery_Distractor": len(OTHERS)}
+    monkeypatch.setattr("recognition.evaluation.protocols.tinyface.COUNTS", sizes)
+    (folder / "Testing_Set" / "Probe" / "13_p2.jpg").unlink()
+    for failures in ("miss", "exclude"):
+        with pytest.raises(ValueError, match="Probe holds 9 pictures of Probe where 10 are published"):
+            tinyface(folder, failures=failures, counts="published")
+    opened = NamedImages.__init__
+
+    def aligned(self: NamedImages, path: str | Path) -> None:
+        opened(self, path)
+        self.failed = frozenset({"Probe/13_p2.jpg"})
+
+    monkeypatch.setattr(NamedImages, "__init__", aligned)
+    assert tinyface(folder, failures="miss", counts="published").probes.failed.sum() == 1
+
+
 def test_lists_and_file_names_must_agree(folder: Path) -> None:
     write_lists(folder)
     ids = np.array([number(name) for name in PROBES])
