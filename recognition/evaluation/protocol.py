@@ -63,8 +63,8 @@ class Protocol(typing.Protocol):
 
     Its arguments are the settings of a set in a recipe; those that are read from one folder call it `data`. Making it
     opens its files, and checks their counts against the published ones: FileNotFoundError or ValueError says which
-    file is wrong and what was wanted. Nothing is decoded until the images are embedded. One that cannot answer all that may
-    be asked has a method check(asked: Asked) -> None, whose ValueError says so before anything is embedded.
+    file is wrong and what was wanted. Nothing is decoded until the images are embedded. One that cannot answer all that
+    may be asked has a method check(asked: Asked) -> None, whose ValueError says so before anything is embedded.
     """
 
     rules: Rules

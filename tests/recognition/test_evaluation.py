@@ -232,7 +232,7 @@ def test_the_runner_over_kinds_and_sides(sets: list[dict]) -> None:
         "who": ["112", "112-7"],
     }
     # each image once a side: 20 and 36 images at 112 and 7, 36 - 12 probes, 13 + 5 in the gallery
-    bin_images, pair_images = 20, len(open_sets({"sets": sets})[1].protocol.images)
+    bin_images, pair_images = 20, len(open_sets({**SETTINGS, "sets": sets})[1].protocol.images)
     assert sum(model.seen) == 2 * bin_images + 2 * pair_images + (13 + 5 + 24) + 24
     for sides in results.values():
         for measures in sides.values():
@@ -258,7 +258,7 @@ def test_gallery_at_the_first_side_probes_at_the_second(sets: list[dict]) -> Non
 
 
 def test_identification_rule(sets: list[dict]) -> None:
-    one = open_sets({"sets": sets[2:]})[0].protocol
+    one = open_sets({**SETTINGS, "sets": sets[2:]})[0].protocol
     stored = [one.images.where(i) for i in one.gallery[:13]]
     assert all(f"key {3 * person}," in where for person, where in enumerate(stored))  # the lowest key
     assert one.gallery_labels.tolist() == [*range(13), *[DISTRACTOR] * 5]

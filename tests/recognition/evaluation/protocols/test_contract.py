@@ -55,18 +55,18 @@ def test_data_that_are_not_there_are_named(name: str, tmp_path: Path) -> None:
     others = {"pairs": {"pairs": "p.csv"}, "drawn": {"count": 20}}.get(name, {})
     absent = {"name": "mine", "kind": name, first: str(tmp_path / "absent"), **others}
     with pytest.raises((FileNotFoundError, ValueError), match=r"^evaluation set 'mine': .*(absent|p\.csv)"):
-        open_sets({"sets": [absent]})
+        open_sets({"ranks": [1], "sets": [absent]})
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         (FileNotFoundError, ValueError, IsADirectoryError), match=r"evaluation set 'mine': .*(empty|p\.csv)"
     ):
-        open_sets({"sets": [{**absent, first: str(tmp_path / "empty")}]})
+        open_sets({"ranks": [1], "sets": [{**absent, first: str(tmp_path / "empty")}]})
 
 
 @pytest.mark.parametrize("name", [name for name in PROTOCOLS.names() if name not in EITHER])
 def test_a_set_without_data_says_so(name: str) -> None:
     with pytest.raises(ValueError, match=r"evaluation set 'mine'.*(missing a required argument|lacks)"):
-        open_sets({"sets": [{"name": "mine", "kind": name}]})
+        open_sets({"ranks": [1], "sets": [{"name": "mine", "kind": name}]})
 
 
 def _insightface_bins(folder: Path) -> dict[str, object]:
@@ -147,10 +147,10 @@ def test_a_rule_that_is_none_is_refused(name: str, key: str, tmp_path: Path) -> 
     settings = MINIATURES[name](folder)
     settings |= {"counts": "any"} if "counts" in PROTOCOLS.parameters(name) else {}
     sound = {"name": "mine", "kind": name, "data": str(folder), **settings}
-    (one,) = open_sets({"sets": [sound]})
+    (one,) = open_sets({"ranks": [1], "sets": [sound]})
     assert len(one.protocol.images)
     with pytest.raises(ValueError, match=rf"^evaluation set 'mine': {key} is 'perhaps'; it must be one of \w+, \w+"):
-        open_sets({"sets": [{**sound, key: "perhaps"}]})
+        open_sets({"ranks": [1], "sets": [{**sound, key: "perhaps"}]})
 
 
 def test_the_page_of_protocols_has_all_of_them() -> None:
