@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
+from recognition.data.lazy import LazyImages
 from recognition.data.pairs import RecordImages
 from recognition.data.records import Records
 
@@ -18,7 +18,7 @@ MANIFEST_FORMAT = "lrface.align/1"
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 
 
-class NamedImages(Sequence[bytes]):
+class NamedImages(LazyImages):
     """Encoded images of one folder, read when asked for, each under its name: its path in the folder, with slashes.
 
     names: (N) in sorted order. failed: by name, why a picture came to nothing when the folder was aligned, such as
@@ -47,13 +47,8 @@ class NamedImages(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self.names)
 
-    @overload
-    def __getitem__(self, i: int) -> bytes: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[bytes]: ...
-    def __getitem__(self, i: int | slice) -> bytes | list[bytes]:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
+    def image(self, i: int) -> bytes:
+        """Image i, encoded."""
         return (self.folder / self.names[i]).read_bytes() if self._records is None else self._records[i]
 
     def rows(self, names: Sequence[str]) -> np.ndarray:

@@ -7,12 +7,12 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
 from recognition.data.bin_format import unpack_bin
 from recognition.data.landmarks import read_landmarks
+from recognition.data.lazy import LazyImages
 from recognition.data.records import Records
 from recognition.pickled import PickleError, RefusedName
 
@@ -46,7 +46,7 @@ class PairSet:
         return len(self.same)
 
 
-class RecordImages(Sequence[bytes]):
+class RecordImages(LazyImages):
     """Encoded images of some records, read when asked for. Several record sets follow one another."""
 
     def __init__(self, *parts: tuple[Records, np.ndarray]) -> None:
@@ -58,13 +58,8 @@ class RecordImages(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self._index)
 
-    @overload
-    def __getitem__(self, i: int) -> bytes: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[bytes]: ...
-    def __getitem__(self, i: int | slice) -> bytes | list[bytes]:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
+    def image(self, i: int) -> bytes:
+        """Image i, encoded."""
         return self._records[self._part[i]].read(int(self._index[i]))
 
     def labels(self) -> np.ndarray:

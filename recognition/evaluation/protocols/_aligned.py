@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TextIO, overload
+from typing import TextIO
 
 import cv2
 import numpy as np
 
 from recognition.data.alignment import align, likeness, transform
 from recognition.data.encoded import PictureError, read_picture
+from recognition.data.lazy import LazyImages
 from recognition.data.named import MANIFEST, NamedImages
 
 LINES = 1 << 13  # of a list, held as text at once
@@ -20,7 +21,7 @@ SURE = 0.5  # likeness to the template from which on points certainly are a face
 NEAR = 4.0  # pixels between the outermost points, below which they may be none
 
 
-class AlignedImages(Sequence[bytes]):
+class AlignedImages(LazyImages):
     """Pictures (n) of a folder, each brought to 112 px by its five points when it is asked for; encoded as BMP."""
 
     def __init__(self, images: NamedImages, rows: np.ndarray, points: np.ndarray) -> None:
@@ -30,13 +31,8 @@ class AlignedImages(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, i: int) -> bytes: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[bytes]: ...
-    def __getitem__(self, i: int | slice) -> bytes | list[bytes]:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
+    def image(self, i: int) -> bytes:
+        """Image i, encoded."""
         stored = self.images[int(self.rows[i])]
         if np.isnan(self.points[i, 0, 0]):
             return stored

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import overload
 
 import numpy as np
 
+from recognition.data.lazy import LazyImages
 from recognition.evaluation.compared import Compared
 from recognition.evaluation.embed import place_of
 from recognition.evaluation.protocol import ITEMS, Asked, Looked, Rules, View
 from recognition.types import IMAGE_SIZE
 
 
-class JoinedImages(Sequence[bytes]):
+class JoinedImages(LazyImages):
     """Sequences of encoded images one behind the other."""
 
     def __init__(self, parts: Mapping[str, Sequence[bytes]]) -> None:
@@ -33,13 +33,8 @@ class JoinedImages(Sequence[bytes]):
     def __len__(self) -> int:
         return self._begins[-1]
 
-    @overload
-    def __getitem__(self, i: int) -> bytes: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[bytes]: ...
-    def __getitem__(self, i: int | slice) -> bytes | list[bytes]:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
+    def image(self, i: int) -> bytes:
+        """Image i, encoded."""
         part, row = self._find(i)
         return self._parts[part][row]
 

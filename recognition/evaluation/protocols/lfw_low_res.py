@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
 
 import cv2
 
 from recognition.data.decode import decode
 from recognition.data.encoded import PictureError
+from recognition.data.lazy import LazyImages
 from recognition.data.pairs import PairSet, read_bin
 from recognition.evaluation.compared import Compared
 from recognition.evaluation.compared import sides as both_sides
@@ -66,7 +66,7 @@ def lfw_low_res(
     return LowRes(found, rules)
 
 
-class Reduced(Sequence[bytes]):
+class Reduced(LazyImages):
     """Encoded images brought to side x side pixels and back to 112 by OpenCV's bilinear interpolation, without loss."""
 
     def __init__(self, images: Sequence[bytes], side: int) -> None:
@@ -75,13 +75,8 @@ class Reduced(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self.images)
 
-    @overload
-    def __getitem__(self, i: int) -> bytes: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[bytes]: ...
-    def __getitem__(self, i: int | slice) -> bytes | list[bytes]:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
+    def image(self, i: int) -> bytes:
+        """Image i, encoded."""
         if self.side == IMAGE_SIZE:
             return self.images[i]
         try:
