@@ -74,7 +74,7 @@ def model_card(card: Card, tensors: Mapping[str, Tensor]) -> str:
         "",
         "## Results",
         "",
-        *_results(card.get("results")),
+        *_results(card.get("results"), card.get("evaluated")),
         "## Thresholds",
         "",
         *_thresholds(card),
@@ -89,11 +89,13 @@ def model_card(card: Card, tensors: Mapping[str, Tensor]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _results(results: object) -> list[str]:
+def _results(results: object, evaluated: object) -> list[str]:
     """A table for each set and measure: a row per model, a column per side."""
     if not results:
         return ["None were measured.", ""]
     named = {"before": "base", "during": "in training", "after": "with the adapter"}
+    if isinstance(evaluated, dict) and "during" in evaluated:
+        named["during"] += f", at update {evaluated['during']}"
     lines = ["Per cent, with 95 % bootstrap intervals. Sides in pixels: N = both images, A-B = gallery and probe.", ""]
     some = next(reversed(results.values()))
     for set_name, sides in some.items():
@@ -129,9 +131,10 @@ def _thresholds(card: Card) -> list[str]:
             "None were measured: that takes a set which tells who is on its pictures, such as pairs of records.",
             "",
         ]
+    during = f"Measured in training, at update {found.get('update')}. " if found.get("when") == "during" else ""
     lines = [
-        f"Of all pairs of strangers of `{found['set']}`, part {found['part']}; 95 % intervals draw people. On other "
-        "pictures, and other people, the rates are others: measure them where much depends on it.",
+        f"{during}Of all pairs of strangers of `{found['set']}`, part {found['part']}; 95 % intervals draw people. On "
+        "other pictures, and other people, the rates are others: measure them where much depends on it.",
         "",
         *("| FAR | threshold | TAR, % |", "|---|---|---|"),
     ]

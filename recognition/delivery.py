@@ -101,6 +101,7 @@ def refresh_card(run: Path) -> None:
     saved, config = adapters.read_folder(run / FOLDER), from_json(run / "config.json")
     card = {key: value for key, value in saved.card.items() if key != "thresholds"}
     card["results"] = found = _all_results(run, None)
+    card["evaluated"] = _updates(run, found)
     if thresholds := _thresholds(found, config):
         card["thresholds"] = thresholds
     for name, text in adapters.card_texts(card, {**saved.tensors, **saved.gate}).items():
@@ -144,9 +145,10 @@ def _card(
         "records": origin.records,
         "training": _training(config, origin),
         "results": found,
+        "evaluated": _updates(run, found),
     }
     if thresholds := _thresholds(found, config):
-        card["thresholds"] = thresholds
+        card["thresholds"] = thresholds | {"update": card["evaluated"].get(thresholds["when"])}
     if base.licence is not None:
         card["licence"] = base.licence
     return {**card, **provenance()}
@@ -176,6 +178,12 @@ def _training(config: EasyDict, origin: Origin) -> dict[str, object]:
 
 def _all_results(run: Path, update: int | None) -> dict[str, dict]:
     return {when: told for when in WHEN if (told := _results(run / "report" / when, when, update))}
+
+
+def _updates(run: Path, results: dict[str, dict]) -> dict[str, int]:
+    """Of which update the model was when it was evaluated, where known: a checkpoint comes before its evaluation."""
+    made = {when: load_model(run / "report" / when).get("update") for when in results}
+    return {when: update for when, update in made.items() if isinstance(update, int)}
 
 
 def _results(folder: Path, when: str, update: int | None) -> dict[str, dict]:

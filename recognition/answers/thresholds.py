@@ -63,6 +63,7 @@ class Thresholds:
     at: dict[str, dict[float, At]] = field(default_factory=dict)  # by set/part, then by false accept rate
     recommended: bool = False  # the first set/part is the card's own choice
     when: str = ""  # "during" for those of a checkpoint, measured on the way
+    update: int | None = None  # of the model that was measured then, where known
 
     def choose(
         self, far: float = 1e-3, operating: str = "", threshold: float | None = None, flip: str = "none"
@@ -102,9 +103,15 @@ class Thresholds:
                 f"{self.source} holds no threshold at FAR {far:g} for {where}: {found.reason or 'it was not measured'}."
                 f" It was asked for {self._fars(where)}; take another, or give a --threshold"
             )
-        note = f"{_note(found, far, where, self.when)}{_of_another_flip(found.flip, flip)}{doubt}"
+        note = f"{_note(found, far, where, self._in_training())}{_of_another_flip(found.flip, flip)}{doubt}"
         bounds = found.lo, found.hi, found.reached, found.impostors
         return Chosen(found.threshold, far, where, *bounds, note, found.flip)
+
+    def _in_training(self) -> str:
+        """How a model on its way is told apart: its thresholds are of the last evaluation before."""
+        if self.when != "during":
+            return ""
+        return "during training " if self.update is None else f"at update {self.update} of training "
 
     def _operating(self, asked: str) -> tuple[str, str]:
         """The set/part that is meant, and what is to be said of one that nobody named."""
@@ -146,7 +153,9 @@ def of_card(card: Mapping[str, object], source: str) -> Thresholds:
                     found[f"{name}/{part}"] = {**here, **found.get(f"{name}/{part}", {})}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{source}: its thresholds are of another form than this version reads ({error!r})") from None
-    return Thresholds(source if found else f"{source} holds no thresholds", found, bool(own), when)
+    evaluated = card.get("evaluated")
+    update = evaluated.get(when) if isinstance(evaluated, Mapping) else None
+    return Thresholds(source if found else f"{source} holds no thresholds", found, bool(own), when, update)
 
 
 def read_thresholds(path: str | Path) -> Thresholds:
@@ -241,9 +250,9 @@ def _at(one: Mapping[str, object], flip: str = "") -> At:
     )
 
 
-def _note(found: At, far: float, where: str, when: str) -> str:
+def _note(found: At, far: float, where: str, moment: str) -> str:
     among = f" among {found.impostors:,} pairs of strangers" if found.impostors is not None else ""
-    note = f"measured {'during training ' if when == 'during' else ''}on {where}{among}"
+    note = f"measured {moment}on {where}{among}"
     if found.reached is not None and not math.isclose(found.reached, far, rel_tol=0.05):
         note += f", where FAR {found.reached:g} was reached"
         if found.reached == 0:

@@ -97,7 +97,7 @@ def look_at(
         except (OSError, ValueError) as error:  # a picture that does not decode: nobody is to wait for this process
             if world.world_size == 1:
                 raise
-            problem = str(error)
+            problem = str(error) or repr(error)
     if problem := next(filter(None, gather_json(problem)), ""):
         raise ValueError(problem)
     whole = {key: _in_order(local.pop(key), world, len(rows)) for key in [*local]}

@@ -20,6 +20,7 @@ UNITS = ("person", "template")  # that pairs may share
 PROBES = ("person", "probe", "gallery", "unmated_person", "unmated_probe")
 POSITIONS = ("first", "second", "probe", "gallery", "unmated_probe")  # of these: positions among a folder's pictures
 ASIDE = ("low_res", "counts")  # settings that may differ: parts tell resolutions, and a check of counts counts nothing
+PLACES = ("data", "records", "bin", "path", "pictures", "images", "distractors")  # where pictures lie
 MOVED = " (the folders may hold other pictures, which moves the positions of those after them)"
 About = Mapping[str, Mapping]
 Gain = dict[str, float | str | None]
@@ -71,7 +72,7 @@ def unlike_data(before: Mapping, after: Mapping) -> str:
     """Why two results of a set were not made of the same data in the same way, in words; "" where nothing says so.
 
     before, after: what results.about tells of the set. Paths count by their last part, so that data may lie elsewhere;
-    what one of them does not tell is not compared.
+    what one of them does not tell is not compared. Where the pictures are the same, their folder may have another name.
     """
     kinds = before.get("protocol"), after.get("protocol")
     if all(kinds) and kinds[0] != kinds[1]:
@@ -81,7 +82,9 @@ def unlike_data(before: Mapping, after: Mapping) -> str:
         both = [
             {key: _named(value) for key, value in {**default, **one["settings"]}.items()} for one in (before, after)
         ]
-        for key in (key for key in dict.fromkeys([*both[0], *both[1]]) if key not in ASIDE):
+        images = [one.get("images") for one in (before, after)]
+        aside = (*ASIDE, *PLACES) if all(images) and images[0] == images[1] else ASIDE
+        for key in (key for key in dict.fromkeys([*both[0], *both[1]]) if key not in aside):
             if both[0].get(key) != both[1].get(key):
                 return f"the set's {key} is {both[0].get(key)!r} against {both[1].get(key)!r}"
     flips = [one.get("rules", {}).get("flip") for one in (before, after)]
@@ -98,7 +101,7 @@ def unlike_data(before: Mapping, after: Mapping) -> str:
 def _named(value: object) -> object:
     """A setting with paths by their last part."""
     if isinstance(value, list | tuple):
-        return [_named(one) for one in value]
+        return [_named(one) for one in value] if len(value) != 1 else _named(value[0])  # one file stands for its list
     return PurePath(value).name if isinstance(value, str) else value
 
 

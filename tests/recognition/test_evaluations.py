@@ -11,6 +11,7 @@ import pytest
 
 from recognition import checkpoint, delivery, distributed, evaluations
 from recognition import config as settings
+from recognition.answers.thresholds import read_thresholds
 from recognition.distributed import World
 from recognition.evaluations import Pace
 from recognition.keeper import Keeper
@@ -118,6 +119,9 @@ def test_a_checkpoint_has_a_card(tmp_path: Path) -> None:
     assert [list(card["results"]) for card in cards] == [["before"], ["before", "during"]]
     assert "thresholds" not in cards[0]  # those of the base are not this model's
     assert cards[1]["thresholds"]["at"] == cards[1]["results"]["during"]["small"]["112"]["thresholds"]
+    assert cards[1]["evaluated"] == {"before": 0, "during": 2} and cards[1]["thresholds"]["update"] == 2
+    assert "in training, at update 2" in (last / "README.md").read_text()
+    assert "at update 2 of training" in read_thresholds(last).choose(0.1).note
     delivered = json.loads((run / "model" / "adapter.json").read_text())
     assert list(delivered["results"]) == ["before", "after"]
     assert delivered["thresholds"]["at"] == delivered["results"]["after"]["small"]["112"]["thresholds"]

@@ -145,7 +145,10 @@ BIN = {
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"settings": {"path": "/data/agedb_30.bin"}}, "the set's path is 'lfw.bin' against 'agedb_30.bin'"),
+        (
+            {"settings": {"path": "/data/agedb_30.bin"}, "images": {"count": 12000, "sha256": "cc"}},
+            "the set's path is 'lfw.bin' against 'agedb_30.bin'",
+        ),
         ({"settings": {"path": "lfw.bin", "folds": 5}}, "the set's folds is 10 against 5"),
         ({"protocol": "pairs"}, "by the protocol 'bin', the other by 'pairs'"),
         ({"rules": {"flip": "each picture and its mirror image"}}, "mirrored faces: 'none' against 'each"),
@@ -166,6 +169,14 @@ def test_other_data_of_the_same_layout_cannot_be_paired(change: dict, said: str)
             compare(old, new, 10, abouts=({"lfw": BIN}, {"lfw": other}))
     else:
         assert compare(old, new, 10, abouts=({"lfw": BIN}, {"lfw": other})) == compare(old, new, 10)
+
+
+def test_the_same_pictures_may_lie_in_a_folder_of_another_name() -> None:
+    elsewhere = {**BIN, "settings": {**BIN["settings"], "path": ["other/name.bin"]}}
+    assert unlike_data(BIN, elsewhere) == ""
+    older = {key: value for key, value in elsewhere.items() if key != "images"}
+    assert "'name.bin'" in unlike_data(BIN, older)
+    assert unlike_data(BIN, {**older, "settings": {**BIN["settings"], "path": [BIN["settings"]["path"]]}}) == ""
 
 
 def test_results_that_tell_less_are_not_refused() -> None:
