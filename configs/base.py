@@ -15,7 +15,7 @@ config.run.seed = 0  # sample order, flips, degradation, class centres and adapt
 config.needs = []  # files a recipe cannot do without: dicts of path and help, the sentence that says how to get it
 
 config.backbone = edict(name="r50")  # the network; arguments as its signature says (tools/train.py --list)
-config.backbone.weights = ""  # file to start from: .safetensors, .pt, MXNet .params; "" = random, to train from scratch
+config.backbone.weights = ""  # to start from: a file, or hf://owner/repo/file[@revision]; "" = random, from scratch
 
 config.adapter = edict(name="full")  # what is trained of the backbone: full, lora, dual_lora, ...
 config.adapter.weights = ""  # adapter to go on from: its folder or a finished run, its gate with it; "" = a new one

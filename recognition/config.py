@@ -6,15 +6,13 @@ import ast
 import copy
 import json
 import re
-import runpy
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from easydict import EasyDict
 
+from recognition.recipes import BASE, ConfigError, find, or_shipped, read, with_parents
 from recognition.registry import nearest, registry_of
-
-BASE = Path(__file__).resolve().parent.parent / "configs" / "base.py"
 
 PLUGINS = {"backbone": "backbone", "adapter": "adapter", "scorer": "scorer", "margin": "margin"}
 LEAST = {
@@ -46,25 +44,24 @@ OWN_KEYS = {  # not arguments of the plugin
 }
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be: unknown, of the wrong type, or a plugin that does not take it."""
-
-
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> EasyDict:
     """The settings of a recipe: base.py, its parents, the recipe, then overrides such as "optim.lr=1e-4".
 
-    A recipe defines `config`, an EasyDict, and may name another recipe of its folder to stand on: `parent = "x.py"`.
-    run.name is filled in from the file name where it is empty.
+    path: a file, or the name of a recipe that ships with the project: demo, configs/demo.py; see find().
+    A recipe defines `config`, an EasyDict, and may name another recipe to stand on, of its folder or a shipped one:
+    `parent = "x.py"`. run.name is filled in from the file name where it is empty. Files under weights/ that are not
+    here but ship with the project are named where they lie.
     ConfigError lists every fault at once.
     """
-    path = Path(path)
+    path = find(path)
     faults: list[str] = []
     config = defaults()
-    for recipe in _with_parents(path):
-        layer = _read(recipe).get("config")
+    for recipe in with_parents(path):
+        layer = read(recipe).get("config")
         if not isinstance(layer, dict):
             raise ConfigError(f"{recipe} defines no `config`: a recipe holds an EasyDict of that name")
         _lay(config, layer, "", faults)
+    base = config.backbone.get("weights")
     # a plugin's name first: its arguments would fall away with the old name's
     for text in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".name")):
         _override(config, text, faults)
@@ -72,12 +69,17 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> EasyD
     if faults:
         raise ConfigError("\n".join(faults))
     config.run.name = config.run.name or path.stem
+    if config.backbone.weights != base:  # the recipe's own base is not needed where another is named
+        config.needs = [need for need in config.needs if str(need["path"]) != base]
+    config.backbone.weights = or_shipped(config.backbone.weights)
+    for need in config.needs:
+        need["path"] = or_shipped(str(need["path"]))
     return config
 
 
 def defaults() -> EasyDict:
     """The settings of configs/base.py alone."""
-    return _read(BASE)["config"]
+    return read(BASE)["config"]
 
 
 def from_json(path: str | Path) -> EasyDict:
@@ -86,7 +88,7 @@ def from_json(path: str | Path) -> EasyDict:
         found = json.loads(Path(path).read_text())
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no run's settings: {error}") from None
-    base = _read(BASE)["config"]
+    base = read(BASE)["config"]
     if not isinstance(found, dict):
         raise ConfigError(f"{path} is no run's settings: it holds no sections")
     for key, section in base.items():
@@ -129,7 +131,12 @@ def arguments(section: dict, kind: str) -> dict:
 
 def missing_needs(config: EasyDict) -> list[str]:
     """A sentence for each file that the recipe needs and that is not there."""
-    return [f"missing {need['path']}: {need['help']}" for need in config.needs if not Path(need["path"]).exists()]
+    return [f"missing {need['path']}: {need['help']}" for need in config.needs if _lacks(str(need["path"]))]
+
+
+def _lacks(path: str) -> bool:
+    """False for an address on the hub, too: whether it can be had is told when it is fetched."""
+    return not path.startswith("hf:/") and not Path(path).exists()
 
 
 def describe_settings() -> str:
@@ -204,23 +211,6 @@ def _limit_faults(config: EasyDict) -> list[str]:
     if not 0 < config.schedule.epochs < float("inf"):
         faults.append(f"config.schedule.epochs is {config.schedule.epochs:g}; it must be above 0, and finite")
     return faults
-
-
-def _read(path: Path) -> dict:
-    if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.py")]) if path.parent.is_dir() else ""
-        raise ConfigError(f"no recipe at {path}{near}")
-    return runpy.run_path(str(path))
-
-
-def _with_parents(path: Path) -> list[Path]:
-    chain = [path]
-    while parent := _read(chain[0]).get("parent"):
-        above = chain[0].parent / parent
-        if above in chain:
-            raise ConfigError(f"{path}: its parents go round in a circle at {above}")
-        chain.insert(0, above)
-    return chain
 
 
 def _lay(below: EasyDict, above: dict, where: str, faults: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from dataclasses import dataclass
@@ -13,14 +14,15 @@ from torch import Tensor, nn
 
 import adapters
 from iqa._gate import plain
+from recognition import checkpoint
 from recognition.calibration import fitted_by
-from recognition.config import arguments, from_json, to_json
+from recognition.config import arguments, from_json, run_of, to_json
 from recognition.evaluation.report import write_figure
 from recognition.evaluation.results import RESULTS, load_measures, load_model
 from recognition.files import write_atomically
 from recognition.logs import provenance
 from recognition.model import GATE, FaceModel, count_parameters, preprocessing
-from recognition.weights import read_weights, sha256
+from recognition.weights import hub, read_weights, sha256
 
 FOLDER = "model"
 MODEL = f"{FOLDER}/adapter.safetensors"
@@ -45,13 +47,15 @@ def write_start(
     records: str,
     gate: dict[str, object] | None = None,
     scores: dict[str, str] | None = None,
+    base: Base | None = None,
 ) -> None:
     """The resolved settings and what they ran on.
 
     records: fingerprint of the training records. gate: how its midpoint and slope were fitted, where they were.
-    scores: where those of stored pictures come from, where there are some.
+    scores: where those of stored pictures come from, where there are some. base: the weights it starts from.
     """
-    parts = {"gate": gate, "scores": scores}
+    begun = {"weights": config.backbone.weights, "sha256": base.sha256} if base and base.sha256 else None
+    parts = {"gate": gate, "scores": scores, "base": begun}
     told = {**provenance(), "records": records, **{name: part for name, part in parts.items() if part}}
     write_atomically(run / "provenance.json", json.dumps(told, indent=2) + "\n")
     write_atomically(run / "config.json", to_json(config))  # last: where it is, the start was written
@@ -72,6 +76,23 @@ def read_base(path: str, *, whole: bool = True) -> Base:
         return Base(sha256(path)) if path else Base()
     found = read_weights(path)
     return Base(sha256(path), adapters.hash_tensors(found.tensors), found.card.get("licence"))
+
+
+def pin_base(config: EasyDict, run: Path) -> None:
+    """Name a base on the hub by its commit, in config.backbone.weights; a run that goes on keeps the one it began with.
+
+    Errors as of hub.pin.
+    """
+    weights, resume, begun, before = config.backbone.weights, config.train.resume, None, ""
+    if not hub.is_address(weights):
+        return
+    with contextlib.suppress(ValueError, OSError):  # checkpoint.to_resume tells of what cannot be continued
+        if resume == "auto" or checkpoint.started_by_this_torchrun(run):
+            begun = run
+        elif resume != "never":
+            begun = run_of(checkpoint.named(resume))
+        before = from_json(begun / "config.json").backbone.weights if begun is not None else ""
+    config.backbone.weights = hub.pin(weights, before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ class _Machine:
             raise PickleError(f"a key without a value before byte {self.at}: it is damaged")
         target = self.top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, HASHED):
+            if not isinstance(key, HASHED) and not isinstance(key, Maker):  # a class as a key, named and never made
                 raise PickleError(f"a {type(key).__name__} as a key of a dict before byte {self.at}")
             target[key] = value
 
@@ -311,6 +311,7 @@ _STEPS: dict[int, Callable[[_Machine], object]] = {
     ord("i"): _instance,
     0x93: _stack_global,
     ord("R"): _Machine.reduce,
+    0x81: _Machine.reduce,  # an instance of a class, made of its arguments
     ord("b"): _Machine.build,
     ord("Q"): _Machine.persist,
 }

@@ -18,7 +18,7 @@ from adapters.moe import find_mlps
 from recognition.backbones import BACKBONES
 from recognition.gate import Gate
 from recognition.model import preprocessing
-from recognition.weights import DERIVED, Card, Weights, sha256
+from recognition.weights import DERIVED, Card, Weights, looks_like, read_weights, sha256
 from recognition.weights.adapter_part import Publisher
 
 # What published weights need and their tensors cannot tell. PETALface's Swin, which it publishes without an adapter
@@ -67,7 +67,7 @@ def sort_out(read: Weights, source: Path) -> Published:
 def find_backbone(found: Published, source: Path) -> str:
     """Name of the one backbone whose keys and shapes are those of the base.
 
-    ValueError with the nearest backbone where none fits.
+    ValueError where none fits, with what the file looks like or the nearest backbone.
     """
     nearest, most, tensors = "", 0.0, found.base
     for name in BACKBONES.names():
@@ -79,6 +79,8 @@ def find_backbone(found: Published, source: Path) -> str:
             if all(tensors[key].shape == shapes[key].shape for key in own):
                 return name
         nearest, most = (name, share) if share > most else (nearest, most)
+    if seen := looks_like(tensors):
+        raise ValueError(f"{source}: fits no backbone{seen}")
     near = f"the nearest is {nearest}, which shares {most:.0%} of the names; --backbone {nearest} says what differs"
     raise ValueError(f"{source}: fits no backbone; {near if nearest else 'it shares no name with any'}")
 
@@ -126,7 +128,7 @@ def write_adapter(folder: Path, found: Published, chosen: dict[str, object], car
     of_base = {
         "base_weights": base.name,
         "base_sha256": sha256(base),
-        "base_tensors_sha256": adapters.hash_tensors(found.base),
+        "base_tensors_sha256": adapters.hash_tensors(read_weights(base).tensors),  # as networks hold them: RGB
     }
     whole = {**card, **of_base, "adapter": {"name": found.name, **chosen}}
     return adapters.write_folder(folder, found.adapter, whole)

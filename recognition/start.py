@@ -37,7 +37,9 @@ def begin(trainer: Trainer) -> bool:
     fitted, scores = _fit_gate(trainer), _scores(trainer)
     if trainer.world.is_main:
         if not (trainer.run / "config.json").is_file():
-            delivery.write_start(trainer.run, trainer.config, trainer.records.fingerprint(), fitted, scores)
+            delivery.write_start(
+                trainer.run, trainer.config, trainer.records.fingerprint(), fitted, scores, trainer.base
+            )
         write_atomically(trainer.run / checkpoint.LAUNCH, checkpoint.launch())
         trainer.logs.say("\n".join(plan.describe(trainer)))
         if later := checkpoint.tidy(folder, trainer.update):

@@ -55,6 +55,7 @@ class Trainer:
             raise ValueError(f"config.train.on_save_error is '{config.train.on_save_error}'; continue or stop")
         self.records = open_records(config)
         self.evaluations = Evaluations(config.evaluation, world)
+        delivery.pin_base(config, self.run)
         self.base = delivery.read_base(config.backbone.weights, whole=world.is_main)
         start = config.adapter.get("weights")
         self.adapter_start = sha256(adapters.tensor_file(start)) if start else ""

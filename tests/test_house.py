@@ -14,6 +14,7 @@ CONTRACTS = (
     "registry",
     "gate",
     "config",
+    "recipes",
     "distributed",
     "types",
     "files",
@@ -52,6 +53,10 @@ ASSEMBLY = (
     "aligning",
     "answers",
     "page",
+    "demo",
+    "migration",
+    "from_onnx",
+    "reference",
 )
 ENGINE = (
     "trainer",
@@ -65,6 +70,7 @@ ENGINE = (
     "step_bench",
     "iqa_bench",
     "classifier_bench",
+    "command",
 )
 
 

@@ -38,7 +38,9 @@ from recognition import config as settings
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line. Answers --help without importing torch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="RUN_OR_WEIGHTS", help="a run folder, or weights to evaluate as they are")
+    parser.add_argument(
+        "model", metavar="RUN_OR_WEIGHTS", help="a run folder, or weights (a file, hf://owner/repo/file)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.setting=value", help="laid over --config")
     parser.add_argument("--config", help="take the evaluation settings of this recipe; weights need one")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change evaluation.KEY")
@@ -68,7 +70,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"{arguments.model} is no run folder: weights are evaluated by the settings of a --config")
     if not is_run and (arguments.base or not arguments.output):
         parser.error("weights have no run folder and no base: name an --output, and leave --base out")
-    if not is_run and not Path(arguments.model).exists():
+    if not is_run and not _on_hub(arguments) and not Path(arguments.model).exists():
         parser.error(f"there is no {arguments.model}")
     if arguments.overrides and not arguments.config:
         parser.error("section.setting=value changes a --config; change the run's own settings by --set KEY=VALUE")
@@ -116,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = chosen_config(arguments)
         (_compare_scorers if arguments.edc else _evaluate)(arguments, config)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if speaks:
             print(f"{arguments.model}: {error}", file=sys.stderr)
         return 2
@@ -185,7 +187,11 @@ def _compare_scorers(arguments: argparse.Namespace, config: dict) -> None:
 def _is_run(arguments: argparse.Namespace) -> bool:
     """False for a file of weights. A checkpoint counts as its run; `best` is the name of one, not of a folder."""
     path = Path(arguments.model)
-    return path.is_dir() or path.parent.name == "checkpoints"
+    return not _on_hub(arguments) and (path.is_dir() or path.parent.name == "checkpoints")
+
+
+def _on_hub(arguments: argparse.Namespace) -> bool:
+    return arguments.model.startswith("hf:/")
 
 
 def _folder(path: Path, name: str) -> Path:
@@ -199,8 +205,9 @@ def _load(path: str, config: dict, base: bool):
     from recognition.model import FaceModel, build_backbone
     from recognition.runs import load_run
     from recognition.weights import read_weights
+    from recognition.weights.hub import local_path
 
-    if not Path(path).is_file():
+    if not local_path(path).is_file():
         return load_run(path, base=base)
     card = read_weights(path).card
     if "backbone" in card:

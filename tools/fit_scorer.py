@@ -173,8 +173,9 @@ def _base(path: str, backbone: str) -> nn.Module:
 
     from recognition.model import build_backbone
     from recognition.weights import read_weights
+    from recognition.weights.hub import local_path
 
-    if Path(path).is_file():
+    if local_path(path).is_file():
         name = read_weights(path).card.get("backbone", backbone)
         if not name:
             raise ValueError("it has no card that names its backbone: say which by --backbone NAME")

@@ -21,7 +21,7 @@ from recognition.config import arguments, from_json, run_of
 from recognition.data.augment import normalise
 from recognition.model import FaceModel, build_backbone
 from recognition.runs import load_adapters, load_run
-from recognition.weights import read_card, read_weights
+from recognition.weights import hub, read_card, read_weights
 
 DEVICES = ("auto", "cpu", "cuda")
 Scorer = str | Mapping[str, object]
@@ -37,7 +37,7 @@ def open_engine(
     any_base: bool = False,
 ) -> Engine:
     """The model at `path`. Arguments and errors as LRFace.load."""
-    path = Path(path)
+    path = hub.local_path(path)
     if device not in DEVICES:
         raise ValueError(f"device is '{device}'; it must be one of {', '.join(DEVICES)}")
     told = None if card is None else thresholds.read_thresholds(card)
@@ -79,7 +79,7 @@ def _of_run(path: Path, base: str | Path | None) -> FaceModel:
     config = from_json(run_of(path) / "config.json")
     named = str(base or config.backbone.weights)
     adapter = adapters.ADAPTERS.create(config.adapter.name, **arguments(config.adapter, "adapter"))
-    if named and adapter.freezes_base and not Path(named).is_file():
+    if named and adapter.freezes_base and not hub.local_path(named).is_file():
         remedy = "give base= (--base FILE), or start where it was trained"
         raise FileNotFoundError(f"the base of {path}, {named}, is not there: {remedy}")
     return load_run(path, weights=named)

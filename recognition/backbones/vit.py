@@ -1,6 +1,7 @@
 """Vision transformers for 112 px faces with tokens masked while training (An et al. 2022, as in arcface_torch).
 
-Key names are those of arcface_torch, so its published weights load strictly.
+Key names are those of arcface_torch, so its published weights load strictly. CVLface's ViTs are the same network with
+smaller patches and other widths of the MLP, by the same names.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from recognition.backbones import BACKBONES
 from recognition.backbones._layers import DropPath, Mlp, drop_path_rates, initialise_linear
 
-IMAGE, PATCH = 112, 9  # pixels; the last 4 rows and columns fill no patch and are not seen
-TOKENS = (IMAGE // PATCH) ** 2
+IMAGE = 112  # pixels
+PATCH = 9  # pixels, of arcface_torch; the last 4 rows and columns fill no patch and are not seen
 
 
 class Attention(nn.Module):
@@ -34,13 +35,13 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each after a norm and beside a shortcut: (B, N, width) -> (B, N, width)."""
 
-    def __init__(self, width: int, heads: int, drop_path: float) -> None:
+    def __init__(self, width: int, heads: int, drop_path: float, widening: int = 4) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
         self.attn = Attention(width, heads)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, 4 * width, nn.ReLU6())
+        self.mlp = Mlp(width, widening * width, nn.ReLU6())
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)))
@@ -48,11 +49,11 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patches to tokens: (B, 3, 112, 112) -> (B, 144, width)."""
+    """Patches to tokens: (B, 3, 112, 112) -> (B, N, width)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, patch: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, PATCH, PATCH)
+        self.proj = nn.Conv2d(3, width, patch, patch)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.proj(image).flatten(2).transpose(1, 2)
@@ -63,6 +64,7 @@ class VisionTransformer(nn.Module):
 
     drop_path: rate of the last block, rising linearly from 0.
     mask_ratio: share of tokens that the blocks do not see while training; the head gets a learned token in their place.
+    patch: pixels a side. widening: of the MLP. keeps_token: have that token without masking, too, as arcface_torch.
     """
 
     input_size = IMAGE
@@ -77,32 +79,40 @@ class VisionTransformer(nn.Module):
         embedding_size: int = 512,
         drop_path: float = 0.1,
         mask_ratio: float = 0.1,
+        patch: int = PATCH,
+        widening: int = 4,
+        keeps_token: bool = True,
     ) -> None:
         super().__init__()
         if not 0 <= mask_ratio < 1:
             raise ValueError(f"mask_ratio is {mask_ratio}; it must lie in [0, 1)")
         self.embedding_size = embedding_size
-        self.seen = int(TOKENS * (1 - mask_ratio))
-        self.pos_embed = nn.Parameter(torch.zeros(1, TOKENS, width))
+        self.tokens = (IMAGE // patch) ** 2
+        self.seen = int(self.tokens * (1 - mask_ratio))
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.tokens, width))
         # Without masking nothing uses the token, and DDP waits for the gradient of all that require one.
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width), requires_grad=self.seen < TOKENS)
-        self.patch_embed = PatchEmbed(width)
-        self.blocks = nn.ModuleList([Block(width, heads, rate) for rate in drop_path_rates(drop_path, depth)])
+        masks = self.seen < self.tokens
+        token = nn.Parameter(torch.zeros(1, 1, width), requires_grad=masks) if masks or keeps_token else None
+        self.register_parameter("mask_token", token)
+        self.patch_embed = PatchEmbed(width, patch)
+        rates = drop_path_rates(drop_path, depth)
+        self.blocks = nn.ModuleList([Block(width, heads, rate, widening) for rate in rates])
         self.norm = nn.LayerNorm(width)
         self.feature = nn.Sequential(
-            nn.Linear(width * TOKENS, width, bias=False),
+            nn.Linear(width * self.tokens, width, bias=False),
             nn.BatchNorm1d(width, eps=2e-5),
             nn.Linear(width, embedding_size, bias=False),
             nn.BatchNorm1d(embedding_size, eps=2e-5),
         )
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        nn.init.normal_(self.mask_token, std=0.02)
+        if self.mask_token is not None:
+            nn.init.normal_(self.mask_token, std=0.02)
         self.apply(initialise_linear)
         self.checkpoint_blocks = tuple(f"blocks.{i}" for i in range(depth))
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.patch_embed(image) + self.pos_embed  # (B, 144, width)
-        masking = self.training and self.seen < TOKENS
+        x = self.patch_embed(image) + self.pos_embed  # (B, N, width)
+        masking = self.training and self.seen < self.tokens
         if masking:
             places = torch.rand(x.shape[:2], device=x.device).argsort(1)[:, : self.seen]  # (B, seen)
             places = places.unsqueeze(-1).expand(-1, -1, x.shape[2])
@@ -111,7 +121,7 @@ class VisionTransformer(nn.Module):
             x = block(x)
         x = self.norm(x)
         if masking:
-            x = self.mask_token.to(x.dtype).expand(x.shape[0], TOKENS, -1).scatter(1, places, x)
+            x = self.mask_token.to(x.dtype).expand(x.shape[0], self.tokens, -1).scatter(1, places, x)
         return self.feature(x.flatten(1))
 
 
@@ -143,6 +153,18 @@ def vit_l(embedding_size: int = 512, drop_path: float = 0.05, mask_ratio: float 
 def vit_h(embedding_size: int = 512, drop_path: float = 0.1, mask_ratio: float = 0.0) -> VisionTransformer:
     """ViT-H, width 1024, 48 blocks, 112 px."""
     return VisionTransformer(1024, 48, 8, embedding_size, drop_path, mask_ratio)
+
+
+@BACKBONES.register("vit_s_p8")
+def vit_s_p8(embedding_size: int = 512, drop_path: float = 0.1, mask_ratio: float = 0.0) -> VisionTransformer:
+    """ViT "small" of CVLface, width 512, 12 blocks, patches of 8 px, 112 px."""
+    return VisionTransformer(512, 12, 8, embedding_size, drop_path, mask_ratio, patch=8, widening=5, keeps_token=False)
+
+
+@BACKBONES.register("vit_b_p8")
+def vit_b_p8(embedding_size: int = 512, drop_path: float = 0.1, mask_ratio: float = 0.0) -> VisionTransformer:
+    """ViT "base" of CVLface, width 512, 24 blocks of 16 heads, patches of 8 px, 112 px."""
+    return VisionTransformer(512, 24, 16, embedding_size, drop_path, mask_ratio, patch=8, widening=3, keeps_token=False)
 
 
 @BACKBONES.register("vit_nano")

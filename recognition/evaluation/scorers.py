@@ -28,6 +28,7 @@ from recognition.evaluation.embed import CPU_BATCH, Embedder, decoded, evaluatin
 from recognition.model import build_backbone
 from recognition.runs import load_run
 from recognition.weights import build_strictly, plain_tensors, read_weights
+from recognition.weights.hub import local_path
 
 TIMED = 16  # images of a timed batch
 REPEATS = 7
@@ -96,7 +97,7 @@ def plain_base(path: str | Path) -> nn.Module:
     path: weights with their card; or a run: the base that it started from, or what it made of the base if its adapter
     trains that. ValueError for weights without a card, and where training added layers to the base that it trained.
     """
-    if Path(path).is_file():
+    if local_path(path).is_file():
         name = read_weights(path).card.get("backbone")
         if name is None:
             raise ValueError(f"{path} has no card that names its backbone")

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recognition.weights.mxnet_iresnet import IRESNET_MARK, rename_iresnet
+
 MXNET_LIST = 0x112
 MXNET_DENSE = 0xF993FAC9
 MXNET_OLDER = 0xF993FAC8  # as MXNET_DENSE, without a storage type
@@ -116,6 +118,22 @@ def _mxnet_array(data: _Bytes, number: int) -> np.ndarray:
     if not 0 <= kind < len(MXNET_TYPES) or min(shape) < 0 or math.prod(side or 1 for side in shape) > LARGEST:
         raise ValueError(f"{where} has type {kind} and shape {shape}: it is damaged")
     return data.array(MXNET_TYPES[kind], shape)
+
+
+def by_our_names(arrays: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """MXNet's arrays as a backbone of ours has them, and what is known of it as a card.
+
+    Arrays of no network known here keep their names, without "arg:" and "aux:", and get an empty card.
+    ValueError where only some are of a known one, and where two names become one.
+    """
+    if Y1_MARK in arrays:
+        return rename_y1(arrays, path), dict(Y1_CARD)
+    if IRESNET_MARK in arrays:
+        return rename_iresnet(arrays, path)
+    plain = {name.split(":", 1)[-1]: array for name, array in arrays.items()}
+    if len(plain) != len(arrays):
+        raise ValueError(f"{path}: two of its arrays have one name, as argument and as auxiliary state; it is damaged")
+    return plain, {}
 
 
 def rename_y1(arrays: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

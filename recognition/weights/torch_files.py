@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recognition.pickled import Maker, Names, PickleError, RefusedName, read_pickle, shown
+from recognition.pickled import Holder, Maker, Names, PickleError, RefusedName, read_pickle, shown
+from recognition.weights.kinds import of_request
 
 ZIP = b"PK\x03\x04"
 MAGIC = 0x1950A86A20F9469CFC6C  # first of the pickles in files of the older format
@@ -43,6 +44,7 @@ STORAGES = {
     "BoolStorage": torch.bool,
 }
 DTYPES = frozenset(STORAGES.values())
+LIGHTNING = "pytorch-lightning_version"  # in every checkpoint of Lightning
 
 # What zipfile raises for a damaged archive: a bad structure or checksum, a feature it does not have, an end that comes
 # too early, a seek before the begin, a name that is no text, a field cut off.
@@ -63,15 +65,50 @@ def read_torch(path: str | Path) -> object:
             zipped = file.read(len(ZIP)) == ZIP
         return _read_zip(path) if zipped else _read_older(path)
     except RefusedName as refused:
+        if zipped and (found := _read_lightning(path)):
+            return found
+        seen = of_request(str(refused))
         raise ValueError(
             f"{path}: holds other things than tensors and is not unpickled (it wants to run {refused}); "
-            f"save the network's state_dict() alone, and never open this file with pickle.load"
+            f"{f'it looks like {seen}; ' if seen else ''}save the network's state_dict() alone, and never open this "
+            f"file with pickle.load"
         ) from None
     except PickleError as error:
         raise ValueError(f"{path}: the PyTorch file is damaged or cut short ({error})") from None
 
 
-def _read_zip(path: Path) -> object:
+def _read_lightning(path: Path) -> dict | None:
+    """Version and state dict of a Lightning checkpoint; None for another file.
+
+    It holds settings, callbacks and loops, objects of other programs: none is made, each is a dict that forgets.
+    """
+    try:
+        saved = _read_zip(path, _Anything)
+    except PickleError:
+        return None
+    if not isinstance(saved, dict) or not isinstance(saved.get("state_dict"), dict) or LIGHTNING not in saved:
+        return None
+    return {LIGHTNING: saved[LIGHTNING], "state_dict": saved["state_dict"]}
+
+
+class _Forgotten(dict, Holder):
+    """Stands where an object of another program stood."""
+
+    def set_state(self, state: object) -> None:
+        """Nothing is kept."""
+
+
+class _Anything(dict):
+    """Names of tensors as ever; any other name stands for something forgotten."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __missing__(self, key: object) -> Maker:
+        return Maker(lambda _: _Forgotten())
+
+
+def _read_zip(path: Path, table: Callable[[Names], Names] = dict) -> object:
     with contextlib.ExitStack() as stack:
         with _zip_faults():
             archive = stack.enter_context(zipfile.ZipFile(path))
@@ -94,7 +131,7 @@ def _read_zip(path: Path) -> object:
 
         if f"{folder}byteorder" in entries and content("byteorder") != b"little":
             raise PickleError("it was written on a big-endian machine")
-        names = _names(path.stat().st_size)
+        names = table(_names(path.stat().st_size))
         persistent = _storages(lambda key, count, width: bytearray(content(f"data/{key}", count * width)))
         return read_pickle(content("data.pkl"), names, strings="text", persistent=persistent)[0]
 

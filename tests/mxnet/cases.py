@@ -6,6 +6,10 @@ import struct
 MAGIC = struct.pack("<I", 0xCED7230A)
 SEED = 20
 
+# of the network: LResNet18E-IR with an eighth of the width
+UNITS, WIDTHS = (2, 2, 2, 2), (8, 16, 32, 64)
+EMBEDDING, PICTURES = 16, 4
+
 
 def payloads():
     """Raw payloads: empty, short, long, with the magic word at any place."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from adapters._targets import find, matching
 from recognition.backbones import BACKBONES
 from recognition.backbones._layers import DropPath, PReLU
+from recognition.backbones.ir import IR
 from recognition.backbones.iresnet import IResNet
 from recognition.backbones.mobilefacenet import MobileFaceNet
 from recognition.backbones.swin import Block, SwinTransformer
@@ -46,6 +47,7 @@ ORACLES = [
 # Each family at a size that runs in milliseconds.
 SMALL = {
     "iresnet": lambda: IResNet((1, 2, 1, 1), 16),
+    "ir": lambda: IR((1, 2, 1, 1), (64, 16, 16, 32), 16, excite=True),
     "mobilefacenet": lambda: MobileFaceNet(16, 16, (16, 32, 64, 32), (2, 1, 1, 1), last=64, input_scale=0.9),
     "vit": lambda: VisionTransformer(32, 2, 4, 16, mask_ratio=0.25),
     "swin": lambda: SwinTransformer(60, 6, 16, (2, 1), (2, 4), 5, 16),
@@ -153,7 +155,7 @@ def test_every_trained_parameter_gets_a_gradient(small):
 
 def test_eval_repeats_itself_and_training_follows_the_seed(small):
     image = pictures(3, small)
-    random = isinstance(small, VisionTransformer | SwinTransformer)
+    random = isinstance(small, VisionTransformer | SwinTransformer | IR)
     with torch.no_grad():
         small.eval()
         assert torch.equal(small(image), small(image))

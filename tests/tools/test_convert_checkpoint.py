@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 import torch
 
 from recognition.backbones import BACKBONES
-from recognition.weights import load_strictly, read_weights
+from recognition.hashes import hash_tensors
+from recognition.weights import load_strictly, read_card, read_weights
 from tools.convert_checkpoint import convert, main
 
 
@@ -26,6 +29,7 @@ def test_a_torch_file_of_r18(tmp_path, capsys):
     assert main([str(source), str(out), "--licence", "MIT"]) == 0
     assert "r18(embedding_size=64)" in capsys.readouterr().out
     read = read_weights(out)
+    assert read_card(out) == {**read.card, "tensors_sha256": hash_tensors(state)}
     assert read.card == {
         "backbone": "r18",
         "arguments": {"embedding_size": 64},
@@ -83,6 +87,20 @@ def test_broken_numbers_and_the_source_itself_are_refused(tmp_path):
     with pytest.raises(ValueError, match="shift_mask"):
         published(source, "r18")
         convert(source, tmp_path / "out.safetensors", "r18", {"shift_mask": False})
+
+
+def test_a_graph_goes_through_the_reader_of_graphs(tmp_path, monkeypatch, capsys):
+    state = {k: t for k, t in BACKBONES.create("r18").state_dict().items() if not k.endswith("num_batches_tracked")}
+    reader = types.ModuleType("recognition.from_onnx")
+    found = types.SimpleNamespace(name="r18", arguments={}, tensors=state, note="read", card={"colour_order": "RGB"})
+    reader.read_onnx = lambda path: found
+    monkeypatch.setitem(sys.modules, "recognition.from_onnx", reader)
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x07")
+    assert main([str(tmp_path / "net.onnx"), str(tmp_path / "r18.safetensors"), "--colour-order", "BGR"]) == 0
+    assert "net.onnx: read" in capsys.readouterr().out
+    assert read_card(tmp_path / "r18.safetensors")["colour_order"] == "BGR"
+    turned = read_weights(tmp_path / "r18.safetensors").tensors["conv1.weight"]
+    assert torch.equal(turned, state["conv1.weight"].flip(1))
 
 
 def test_the_command_line_says_what_does_not_go_together(capsys):
