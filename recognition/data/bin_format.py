@@ -36,15 +36,15 @@ def unpack_bin(data: bytes) -> tuple[list[bytes], list[bool]]:
     Entries may be bytes or arrays, as protocols 0 to 5 write them from Python 2 or 3 and numpy 1 or 2.
     RefusedName where the pickle asks for anything else than these, ValueError for damage and for other content.
     """
-    content, _ = read_pickle(data, _names(len(data)))
+    content, _ = read_pickle(data, plain_names(len(data)))
     match content:
         case [list() as entries, same]:
             return [_image(entry, i) for i, entry in enumerate(entries)], _booleans(same)
     raise ValueError("holds no pair of (images, booleans), so it is no verification .bin")
 
 
-def _names(size: int) -> Names:
-    """What the names in a .bin file of `size` bytes stand for."""
+def plain_names(size: int) -> Names:
+    """What the names in a pickle of `size` bytes stand for that holds encoded images, as bytes or as numpy arrays."""
     left = size  # of the bytes that texts may become: each text of a real file stands in it and is used once
 
     def encode(arguments: tuple) -> bytes:

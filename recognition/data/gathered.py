@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from recognition.data.pictures import PICTURES, plan_list
+from recognition.data.lists import plan_list, read_list
+from recognition.data.pictures import PICTURES
 
 LabelFrom = Literal["folder", "list", "none"]
 LABEL_FROM = ("folder", "list", "none")
@@ -61,17 +62,6 @@ def gather(source: Path, listed: Path | None = None, label_from: LabelFrom | Non
         label_from = "none" if flat else "folder"
         labels = [] if flat else [parts[0] for parts in tops]
     return Gathered(names, paths, labels or [""] * len(names), label_from, notes)
-
-
-def read_list(path: str | Path) -> str:
-    """The text of a list. FileNotFoundError; ValueError naming a file that is no text, such as a picture."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no list {path}")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no list: it is no text in UTF-8 (byte {error.start})") from None
 
 
 def _of_folder(root: Path, notes: list[str]) -> list[Path]:

@@ -1,50 +1,112 @@
-"""Pictures on disk, to become a record set: which there are, of which class, and as what bytes they are stored."""
+"""Pictures from outside, to become a record set: which there are, of which class, and as what bytes they are stored.
+
+A plan hands out pictures by number, whatever they lie in: files, here and in lists, or stretches of tars and databases.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from recognition.data.encoded import stated_size
+
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+MOST_PIXELS = 1 << 26  # 8192 x 8192, 200 MB decoded; a JPEG of 4 KiB can state sixteen times as many
 
 
-@dataclass(slots=True)
-class Plan:
-    """Every picture with its class, in class order, before shuffling."""
+class Plan(ABC):
+    """Every picture with its class, before shuffling.
 
-    paths: list[Path]
-    labels: list[int]
-    names: list[str]  # of the classes
-    notes: list[str] = field(default_factory=list)  # what was left aside, for the user
+    labels: class of picture i. names: of the classes. notes: what was left aside, for the user. bad: name and reason of
+    what should be a picture and cannot be handed out; it has no number.
+    """
+
+    def __init__(self, labels: Sequence[int], names: list[str]) -> None:
+        self.labels, self.names = labels, names
+        self.notes: list[str] = []
+        self.bad: list[tuple[str, str]] = []
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def read(self, i: int) -> bytes:
+        """Picture i, encoded. Threads may call it. OSError, ValueError where it cannot be read."""
+
+    @abstractmethod
+    def name(self, i: int) -> str:
+        """Where picture i lies, for messages."""
+
+    @abstractmethod
+    def place(self, i: int) -> str:
+        """What tells picture i from every other of the source, wherever that lies."""
 
 
-def plan_folder(source: Path) -> Plan:
+class FilePlan(Plan):
+    """Pictures that are files of their own; a picture's place is its path relative to root."""
+
+    def __init__(self, root: Path, paths: list[Path], labels: Sequence[int], names: list[str]) -> None:
+        super().__init__(labels, names)
+        self.root, self.paths = root, paths
+
+    def read(self, i: int) -> bytes:
+        return self.paths[i].read_bytes()
+
+    def name(self, i: int) -> str:
+        return str(self.paths[i])
+
+    def place(self, i: int) -> str:
+        return os.path.relpath(self.paths[i], self.root)
+
+
+def is_picture(path: Path) -> bool:
+    """By the name. What macOS lays beside a picture (._x.jpg) has its name and is none."""
+    return path.suffix.lower() in PICTURES and not path.name.startswith("._")
+
+
+def plan_folder(source: Path) -> FilePlan:
     """A class for each sub-folder that holds pictures at any depth, in the order of the names."""
-    plan = Plan([], [], [])
+    paths: list[Path] = []
+    labels: list[int] = []
+    names: list[str] = []
     others, without = 0, []
     for identity in sorted(source.iterdir()):
         if not identity.is_dir():
-            if identity.suffix.lower() in PICTURES:
+            if is_picture(identity):
                 raise ValueError(
                     f"{identity} lies in {source} itself: wanted {source}/<identity>/<picture>, a folder per identity"
                 )
             continue
         files = [path for path in sorted(identity.rglob("*")) if path.is_file()]
-        pictures = [path for path in files if path.suffix.lower() in PICTURES]
+        pictures = [path for path in files if is_picture(path)]
         others += len(files) - len(pictures)
         if not pictures:
             without.append(identity.name)
             continue
-        plan.paths += pictures
-        plan.labels += [len(plan.names)] * len(pictures)
-        plan.names.append(identity.name)
-    if not plan.paths:
+        if identity.name.lower() in SPLITS and _holds_identities(identity, pictures):
+            raise ValueError(
+                f"{identity} holds folders of pictures: it is a part of a set, not an identity. Name the part that you "
+                f"want, {identity}, or move its folders up"
+            )
+        paths += pictures
+        labels += [len(names)] * len(pictures)
+        names.append(identity.name)
+    if not paths:
         raise ValueError(
             f"no pictures in {source}: wanted {source}/<identity>/<picture> ({' '.join(sorted(PICTURES))})"
         )
+    if len(names) == 1 and not without and _holds_identities(source / names[0], paths):
+        raise ValueError(
+            f"{source} holds one folder only, and that holds folders of pictures: they would all become one identity. "
+            f"Name {source / names[0]}"
+        )
+    plan = FilePlan(source, paths, labels, names)
     if others:
         plan.notes.append(f"{others} files are no pictures by their names and were left aside")
     if without:
@@ -52,39 +114,36 @@ def plan_folder(source: Path) -> Plan:
     return plan
 
 
-def plan_list(source: Path, root: Path) -> Plan:
-    """A class for each different label: whole numbers in numerical order, otherwise by name."""
-    pairs = []
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        fields = line.strip().split("\t") if "\t" in line.strip() else line.strip().rsplit(None, 1)
-        if len(fields) != 2 or not all(fields):
-            raise ValueError(f"{source}, line {number}: found {line[:80]!r}, wanted `picture TAB label`")
-        pairs.append((root / fields[0].strip(), fields[1].strip()))
-    if not pairs:
-        raise ValueError(f"{source} names no pictures: wanted lines `picture TAB label`")
-    labels = {label for _, label in pairs}
-    if negative := sorted(label for label in labels if label.startswith("-") and label[1:].isdecimal()):
+def _holds_identities(folder: Path, pictures: Sequence[Path]) -> bool:
+    """Whether all these pictures of a folder lie in folders of it, in two at least."""
+    inside = {path.relative_to(folder).parts[0] for path in pictures if path.parent != folder}
+    return len(inside) > 1 and all(path.parent != folder for path in pictures)
+
+
+def numbered(labels: Sequence[str], source: object) -> tuple[list[int], list[str]]:
+    """Class numbers from 0 on without gaps for labels as they stand in a source, and what each class is called there.
+
+    Labels that are all whole numbers are numbered by value, others by name. ValueError for a negative number.
+    """
+    different = set(labels)
+    if negative := sorted(label for label in different if label.startswith("-") and label[1:].isdecimal()):
         raise ValueError(f"{source}: label {negative[0]} is negative; labels are whole numbers from 0 on, or names")
-    numeric = all(label.isdecimal() for label in labels)
-    names = sorted(labels, key=(lambda label: (int(label), label)) if numeric else None)
+    numeric = all(label.isdecimal() and label.isascii() and len(label) < 20 for label in different)
+    names = sorted(different, key=(lambda label: (int(label), label)) if numeric else None)
     number_of = {name: number for number, name in enumerate(names)}
-    pairs.sort(key=lambda pair: number_of[pair[1]])
-    return Plan([path for path, _ in pairs], [number_of[label] for _, label in pairs], names)
+    return [number_of[label] for label in labels], names
 
 
-def encode(path: Path, size: int, quality: int) -> tuple[bytes, bool]:
+def encode(data: bytes, size: int, quality: int) -> tuple[bytes, bool]:
     """A picture as a colour JPEG of size x size, and whether its shape had to be stretched to a square.
 
-    The file's own bytes where they are that already. ValueError with the reason where it cannot be read.
+    The picture's own bytes where they are that already. ValueError with the reason where it cannot be read.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(error.strerror or str(error)) from error
     if not data:
         raise ValueError("empty file")
+    stated = stated_size(data)
+    if stated is not None and stated[0] * stated[1] > MOST_PIXELS:
+        raise ValueError(f"it states {stated[0]} x {stated[1]} pixels; more than {MOST_PIXELS:,} are not decoded")
     coded = np.frombuffer(data, np.uint8)
     stored = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)
     if stored is None:
@@ -94,6 +153,8 @@ def encode(path: Path, size: int, quality: int) -> tuple[bytes, bool]:
     if whole_jpeg and not turned and stored.shape == (size, size, 3):
         return data, False
     picture = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ValueError("not a picture, or a truncated one")
     height, width = picture.shape[:2]
     if (height, width) != (size, size):
         shrinks = min(height, width) >= size

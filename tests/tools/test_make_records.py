@@ -245,7 +245,7 @@ def test_what_stands_in_the_way_is_refused_in_words(faces, tmp_path, monkeypatch
     assert "wanted" in refused(tmp_path / "flat", out)
     for text, what in (
         ("a.jpg 0\nb.jpg\n", "line 2: found 'b.jpg', wanted `picture TAB label`"),
-        ("0\t1.0\ta.jpg", "line 1"),
+        ("0\t1.5\ta.jpg", "line 1: found"),
         ("a.jpg -1", "label -1 is negative"),
         ("\n", "names no pictures"),
     ):
