@@ -1,14 +1,14 @@
-# make demo | test | check | test-mxnet | test-gpu
+# make demo | test | check | test-mxnet | test-gpu | lock | dist
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo-data demo test check lint test-mxnet test-gpu clean
+.PHONY: setup demo-data demo test check lint test-mxnet test-gpu lock dist clean
 setup: .venv/ready
 
-.venv/ready: requirements.txt pyproject.toml
+.venv/ready: requirements.txt pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 demo-data: setup
@@ -42,5 +42,16 @@ test-mxnet: setup
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
 
+# hashed locks of what the project needs at run time, at the versions of requirements.txt
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	.venv-lock/bin/python locks/lock.py
+	rm -rf .venv-lock
+
+# sdist and wheel, in dist/
+dist: setup
+	$(BIN)/python -m build --no-isolation .
+
 clean:
-	rm -rf .venv .venv-mxnet .pytest_cache .ruff_cache build *.egg-info
+	rm -rf dist .venv .venv-lock .venv-mxnet .pytest_cache .ruff_cache build *.egg-info

@@ -8,10 +8,13 @@ Expect  a few minutes on two CPU cores; figures in README.md
 from easydict import EasyDict as edict
 
 config = edict()
-HELP = "synthetic faces; make them: make demo-data"
+HELP = "synthetic faces; make them: make demo-data, or lrface make_synthetic"
 config.needs = [
-    edict(path="data/demo/train.rec", help=HELP),
-    edict(path="data/demo_test/train.rec", help=HELP),
+    edict(path="data/demo/train.rec", help=f"{HELP} data/demo --identities 200 --images 12 --first-identity 100000"),
+    edict(
+        path="data/demo_test/train.rec",
+        help=f"{HELP} data/demo_test --identities 120 --images 8 --first-identity 200000 --pairs 600",
+    ),
     edict(path="weights/demo_base.safetensors", help="the demo's base model ships with the project; restore it"),
 ]
 config.backbone = edict(name="mobilefacenet_nano", weights="weights/demo_base.safetensors")

@@ -130,7 +130,7 @@ class Registry:
         found = self._where(name)
         if name not in self._objects:
             if found.entry is not None:
-                self._objects[name] = found.entry.load()
+                self._objects[name] = self._load(found.entry)
             else:
                 importlib.import_module(found.module)
         return self._objects[name]
@@ -143,6 +143,21 @@ class Registry:
         except TypeError as error:
             raise ValueError(f"{self.kind} '{name}': {error}; it takes {inspect.signature(plugin)}") from None
         return plugin(**arguments)
+
+    def _load(self, entry: EntryPoint) -> Callable:
+        try:
+            plugin = entry.load()
+        except Exception as error:  # whatever somebody else's module does when it is imported
+            raise ValueError(self._unusable(entry, f"{type(error).__name__}: {error}")) from error
+        if not callable(plugin):
+            raise ValueError(self._unusable(entry, "it is neither a class nor a function"))
+        return plugin
+
+    def _unusable(self, entry: EntryPoint, fault: str) -> str:
+        return (
+            f"{self.kind} '{entry.name}' of the package {_package_of(entry)} cannot be used, {fault} "
+            f"(its entry point is {entry.value}): update or uninstall that package, or take another {self.kind}"
+        )
 
     def _where(self, name: str) -> Found:
         found = self._search().get(name)
@@ -157,8 +172,9 @@ class Registry:
         if self._found is None:
             found: dict[str, Found] = {}
             entries = [
-                Found(entry.name, f"entry point {entry.value}", f"from {entry.value}", entry=entry)
+                Found(entry.name, f"entry point {entry.value} of {package}", f"of the package {package}", entry=entry)
                 for entry in entry_points(group=f"lrface.{self.kind}s")
+                for package in [_package_of(entry)]
             ]
             for plugin in [*_read_package(self.package), *entries]:
                 if plugin.name in found:
@@ -175,6 +191,10 @@ def registry_of(kind: str) -> Registry:
     """The one registry of a kind; importing its package costs no torch."""
     package = vars(importlib.import_module(KINDS[kind]))
     return next(value for value in package.values() if isinstance(value, Registry))
+
+
+def _package_of(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else entry.value.partition(":")[0]
 
 
 def _place_of(plugin: Callable) -> str:

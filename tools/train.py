@@ -58,7 +58,11 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = parse(argv)
     if arguments.list:
-        print(list_plugins())
+        try:
+            print(list_plugins())
+        except ValueError as error:  # two packages of others that hold one name
+            print(error, file=sys.stderr)
+            return 2
         return 0
     speaks = os.environ.get("RANK", "0") == "0"  # one voice under torchrun
     try:

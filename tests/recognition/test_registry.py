@@ -122,3 +122,20 @@ def test_a_short_form_of_a_plugin_without_arguments_is_an_error(things):
 
     with pytest.raises(ValueError, match="thing 'bare:1': it takes no arguments"):
         registry().spell_out("bare:1")
+
+
+def test_a_plugin_of_another_package_that_cannot_be_imported_breaks_no_other(things, tmp_path, monkeypatch):
+    (tmp_path / "third_broken.py").write_text("import a_package_that_is_not_here\n")
+    (tmp_path / "third_number.py").write_text("mine = 5\n")
+    info = tmp_path / "third_broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-broken\nVersion: 1.0\n")
+    points = "[lrface.things]\nbroken = third_broken:Mine\nabsent = third_number:Absent\nnumber = third_number:mine\n"
+    (info / "entry_points.txt").write_text(points)
+    things("alpha", "alpha")
+    found = registry()
+    assert found.names() == ["absent", "alpha", "broken", "number"] and found.create("alpha").rank == 8
+    assert found.summary("broken") == "of the package third-broken 1.0"
+    for name, fault in (("broken", "No module named 'a_pack"), ("absent", "no attribute"), ("number", "neither")):
+        with pytest.raises(ValueError, match=rf"thing '{name}' of the package third-broken 1\.0 cannot.*{fault}"):
+            found.create(name)
