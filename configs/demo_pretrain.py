@@ -3,7 +3,7 @@
 Needs   data/demo_pretrain, made by: python tools/make_synthetic.py data/demo_pretrain --identities 700 --images 14
 Run     python tools/train.py configs/demo_pretrain.py
         python tools/convert_checkpoint.py runs/demo_pretrain/model/adapter.safetensors weights/demo_base.safetensors
-Expect  see the card beside weights/demo_base.safetensors
+Expect  the rows "before" of README.md: 98.9 % of pairs of people it never saw at 112 px, 67.7 % at 8 px
 """
 
 from easydict import EasyDict as edict

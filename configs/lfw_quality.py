@@ -1,7 +1,7 @@
 """Real faces: which quality scorer finds the pairs that MobileFaceNet "y1" gets wrong at mixed resolutions?
 
 Needs   data/lfw and data/weights, the optional folder of real data (LFW folds 1-6 to fit on, 7-8 to test on)
-Run     python tools/evaluate.py data/weights/mobilefacenet_y1-0000.params --edc --config configs/lfw_quality.py \
+Run     python tools/evaluate.py data/weights/mobilefacenet_y1-0000.params --edc --config configs/lfw_quality.py \\
             --output runs/quality
         scorers whose files are not there are listed with the reason; docs/quality.md has the commands that fit them
 Expect  docs/quality.md

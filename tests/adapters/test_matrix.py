@@ -1,6 +1,6 @@
 """Every adapter on every kind of backbone: each pair does all that a run needs, or says why not, and what to take.
 
-docs/adapters.md shows the same matrix for the backbones in full size.
+docs/plugins/adapters.md shows the same matrix for the backbones in full size.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Reference pages and their pictures, made from what plugins, recipes and packages say of themselves."""
