@@ -7,19 +7,65 @@ from pathlib import Path
 
 import pytest
 
+from recognition import config as settings
 from recognition.margins import MARGINS
 from recognition.objectives import OBJECTIVES
+from tests.documents.collect import documents
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "SECURITY.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [str(path.relative_to(ROOT)) for path in documents()]
+OWN = ("recognition/margins/mine.py", "iqa/brightness.py", "configs/mine.py", "tools/x.py")  # of readers, of any
+SENTENCES = ("recognition", "adapters", "iqa", "tools")  # where errors are worded
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_file_a_document_names_is_there(name):
     text = (ROOT / name).read_text()
     named = set(re.findall(r"(?:tools|configs|recognition|adapters|iqa|tests|docs|weights)/[\w/.]+\.\w+", text))
-    missing = [path for path in sorted(named) if not (ROOT / path).exists() and path != "recognition/margins/mine.py"]
+    missing = [path for path in sorted(named) if not (ROOT / path).exists() and path not in OWN]
     assert not missing, f"{name} names {missing}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_link_of_a_document_leads_somewhere(name):
+    text = re.sub(r"```.*?```", "", (ROOT / name).read_text(), flags=re.DOTALL)
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")}
+    missing = [link for link in sorted(links - {""}) if not ((ROOT / name).parent / link).exists()]
+    assert not missing, f"{name} links to {missing}"
+
+
+def test_the_index_names_every_page():
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    text = (ROOT / "docs" / "README.md").read_text()
+    assert not {page for page in pages if f"]({page})" not in text}
+
+
+def test_troubleshooting_has_every_pain_with_what_shows_it():
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    pains = re.split(r"^### ", text.partition("## LRFace's own")[0], flags=re.MULTILINE)[1:]
+    assert sorted(int(pain.partition(".")[0]) for pain in pains) == list(range(1, 26))
+    for pain in pains:
+        assert re.search(r"\w+#\d+", pain), f"no thread: {pain[:60]}"
+        assert "hown by" in pain and re.search(r"`tests/\S+\.py`", pain), f"no test: {pain[:60]}"
+        for path, name in re.findall(r"`(tests/\S+\.py)` \(`(\w+)`\)", pain):
+            assert f"def {name}(" in (ROOT / path).read_text()
+
+
+@pytest.mark.parametrize("name", ("docs/troubleshooting.md", "docs/quick_start.md", "docs/losses.md"))
+def test_every_setting_of_a_document_is_there(name):
+    known = settings.defaults()
+    sections = "|".join(section for section in known if isinstance(known[section], dict))
+    for section, key in re.findall(rf"`({sections})\.(\w+)", (ROOT / name).read_text()):
+        plugin = section in ("backbone", "adapter", "scorer", "margin")  # arguments of its own beside ours
+        assert plugin or key in known[section], f"{name}: {section}.{key} is no setting"
+
+
+def test_errors_of_the_document_are_those_of_the_code():
+    table = (ROOT / "docs" / "troubleshooting.md").read_text().partition("## LRFace's own")[2]
+    sources = "".join(path.read_text() for folder in SENTENCES for path in (ROOT / folder).rglob("*.py"))
+    fragments = re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)
+    assert len(fragments) >= 15
+    assert not [one for one in fragments if one not in sources]
 
 
 def test_the_readme_names_every_recipe():
