@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from recognition.data.exported import CLASSES, About, about, folder_names, picture, sample
-from recognition.data.progress import Progress, refuse, take_up
+from recognition.data.exported import CLASSES, About, about, folder_names, not_exported, picture, sample
+from recognition.data.progress import Progress, exit_status, file_name, folder_to_fill, refuse, take_up
 from recognition.data.records import Records, set_of
-from recognition.data.tars import tar_end
+from recognition.data.tar_format import tar_end
 from recognition.files import flush, write_atomically
 
 BATCH = 1024  # pictures between two checkpoints
@@ -51,8 +51,8 @@ class Tars:
             self.ends = [min((k + 1) * args.per_shard, len(records)) for k in range(shards)]
         self.files = [self.out / f"{args.name}-{k:06d}.tar" for k in range(shards)]
         self.progress_path = self.out / f"{args.name}.progress.json"
-        self.standing, self.overwrite = self.of_this_name(args.name), args.overwrite
-        self.out.mkdir(parents=True, exist_ok=True)
+        self.standing = self.of_this_name(args.name)
+        folder_to_fill(self.out)
 
     def of_this_name(self, name: str) -> list[Path]:
         pattern = re.compile(rf"{re.escape(name)}-\d{{6}}\.tar")
@@ -81,12 +81,13 @@ class Tars:
         return self.file.tell()
 
     def finish(self) -> str:
+        for path in self.standing:
+            if path not in self.files or Path(f"{path}.partial").is_file():
+                path.unlink(missing_ok=True)  # of an earlier set; its classes.txt belongs to none of these
         if self.told.names:
-            classes = "".join(f"{number}\t{name}\n" for number, name in enumerate(self.told.names))
-            write_atomically(self.out / CLASSES, classes)
-        for path in self.standing if self.overwrite else ():
-            if path not in self.files:
-                path.unlink(missing_ok=True)  # of an earlier set with more tars
+            write_atomically(self.out / CLASSES, self.told.classes())
+        elif self.standing:
+            (self.out / CLASSES).unlink(missing_ok=True)
         for file in self.files:
             if Path(f"{file}.partial").is_file():  # else a kill came between the names
                 os.replace(f"{file}.partial", file)
@@ -102,16 +103,23 @@ class Folders:
         if args.shards or args.per_shard:
             raise ValueError("--shards and --per-shard are for tars; a folder has none")
         self.names = folder_names(records, told)
-        self.ends, self.standing = [len(records)], []
+        self.ends = [len(records)]
         self.partial = args.out.with_name(f"{args.out.name}.partial")
+        self.earlier = args.out.with_name(f"{args.out.name}.earlier.partial")
         self.progress_path = args.out.with_name(f"{args.out.name}.progress.json")
-        if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-            raise ValueError(f"{args.out} is there already and not empty: name another folder")
-        if args.overwrite and self.partial.is_dir():
-            shutil.rmtree(self.partial)
+        if args.out.name in ("", ".."):
+            raise ValueError(f"{args.out} cannot be written as a whole: give the folder's name")
+        folder_to_fill(args.out, last=False)
+        self.standing = [args.out] if args.out.is_dir() and any(args.out.iterdir()) else []
+        if self.standing and (foreign := not_exported(args.out)):
+            raise ValueError(f"{args.out} holds {foreign}, which no export wrote: name another folder")
+        if args.overwrite or not self.progress_path.is_file():
+            shutil.rmtree(self.partial, ignore_errors=True)
 
     @contextmanager
     def opened(self, k: int, size: int) -> Iterator[None]:
+        if size and not self.partial.is_dir():
+            raise ValueError(f"{self.partial} is gone: call again with --overwrite")
         self.partial.mkdir(parents=True, exist_ok=True)
         yield
 
@@ -124,15 +132,20 @@ class Folders:
     def checkpoint(self, last: bool) -> int:
         if last:
             os.sync()  # a million small files one by one would take hours
-        return 0
+        return 1  # there is a folder to go on with
 
     def finish(self) -> str:
         if self.partial.is_dir():
             if self.told.names:
-                classes = "".join(f"{number}\t{name}\n" for number, name in enumerate(self.told.names))
-                write_atomically(self.partial / CLASSES, classes)
+                write_atomically(self.partial / CLASSES, self.told.classes())
+            if self.standing:
+                shutil.rmtree(self.earlier, ignore_errors=True)
+                os.replace(self.out, self.earlier)
             os.replace(self.partial, self.out)
             flush(self.out.parent)
+        elif not self.out.is_dir():
+            raise ValueError(f"{self.partial} is gone: call again with --overwrite")
+        shutil.rmtree(self.earlier, ignore_errors=True)
         return f"folders: {self.out}"
 
 
@@ -195,31 +208,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("source", type=Path, help="x.rec, the prefix of a file or of its shards, or a folder")
     parser.add_argument("out", type=Path, help="folder to write into")
     parser.add_argument("--to", choices=KINDS, default=KINDS[0], help="what to write (webdataset)")
-    parser.add_argument("--name", default="", help="name of the tars (that of the record set)")
+    parser.add_argument("--name", type=file_name, help="name of the tars (that of the record set)")
     count = parser.add_mutually_exclusive_group()
-    count.add_argument("--shards", type=int, default=0, help="number of tars")
-    count.add_argument("--per-shard", type=int, default=0, help=f"pictures of each tar but the last ({PER_SHARD})")
+    count.add_argument("--shards", type=int, help="number of tars")
+    count.add_argument("--per-shard", type=int, help=f"pictures of each tar but the last ({PER_SHARD})")
     parser.add_argument("--skip-bad", action="store_true", help="leave bad records out")
     parser.add_argument("--overwrite", action="store_true", help="begin anew and replace what is there")
     args = parser.parse_args(argv)
     for name, most in (("shards", 999_999), ("per_shard", 10**9)):
-        if not 0 <= getattr(args, name) <= most:
+        if getattr(args, name) is not None and not 1 <= getattr(args, name) <= most:
             parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be 1 to {most}")
-    if "/" in args.name or args.name.startswith("."):
-        parser.error(f"--name {args.name} must be the name of a file, without folders")
     return args
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
-    try:
-        return export(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; call again in the same way to go on", file=sys.stderr)
-        return 130
+    return exit_status(export, parse(argv))
 
 
 if __name__ == "__main__":

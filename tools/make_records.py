@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,10 +29,11 @@ import numpy as np
 from tqdm import tqdm
 
 from recognition.data.checksums import checksum_path
-from recognition.data.pictures import Plan, encode
-from recognition.data.progress import Progress, refuse, take_up
+from recognition.data.pictures import Plan, encode, quiet_decoders
+from recognition.data.progress import Progress, exit_status, file_name, folder_to_fill, refuse, take_up
 from recognition.data.recordio import Header, RecordWriter, pack, record_paths
 from recognition.data.sources import open_source
+from recognition.files import flush, write_atomically
 
 BATCH = 256  # pictures between two checkpoints: about a second's work
 MOST_CLASSES = 2**24  # labels are stored as float32
@@ -40,6 +42,14 @@ MOST_CLASSES = 2**24  # labels are stored as float32
 def shard_names(folder: Path, name: str, shards: int) -> list[Path]:
     """Prefixes of the record files."""
     return [folder / (name if shards == 1 else f"{name}-{k:05d}-of-{shards:05d}") for k in range(shards)]
+
+
+def of_this_name(folder: Path, name: str, partial: bool = False) -> list[Path]:
+    """Records, indexes and what lies beside them, of the set NAME in any number of shards; or the partial files."""
+    endings = r"\.(rec|idx|crc)\.partial" if partial else r"\.(rec|idx|crc|landmarks\.npz|scores\..+)"
+    pattern = re.compile(rf"{re.escape(name)}(-\d{{5}}-of-\d{{5}})?{endings}")
+    found = [path for path in folder.iterdir() if pattern.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: (".rec" not in path.suffixes, path.name))  # without .rec there is no set
 
 
 def write_shards(
@@ -103,13 +113,19 @@ def attempt(plan: Plan, i: int, args: argparse.Namespace) -> tuple[bytes, bool, 
 
 
 def finish(plan: Plan, prefixes: list[Path], progress: Progress, args: argparse.Namespace) -> None:
-    """Give the files their names. May be repeated after a kill at any point."""
-    (args.out / "property").write_text(f"{len(plan.names)},{args.size},{args.size}\n")
+    """Give the files their names, behind the removal of an earlier set's. May be repeated after a kill at any point.
+
+    Names of classes never stand beside records of another set, nor shards beside those of another number.
+    """
+    remove_earlier(prefixes, args)
+    bad = args.out / "bad_images.txt"
+    if lines := "".join(f"{name}\t{reason}\n" for name, reason in all_bad(plan, progress)):
+        write_atomically(bad, lines.encode(errors="backslashreplace"))
+    else:
+        bad.unlink(missing_ok=True)
+    write_atomically(args.out / "property", f"{len(plan.names)},{args.size},{args.size}\n")
     classes = "".join(f"{number}\t{name}\n" for number, name in enumerate(plan.names))
-    (args.out / "classes.txt").write_text(classes, encoding="utf-8")
-    if bad := all_bad(plan, progress):
-        lines = "".join(f"{name}\t{reason}\n" for name, reason in bad)
-        (args.out / "bad_images.txt").write_text(lines, encoding="utf-8", errors="backslashreplace")
+    write_atomically(args.out / "classes.txt", classes)
     for prefix, sizes in zip(prefixes, progress.sizes, strict=True):
         records, index = record_paths(prefix)
         if Path(f"{records}.partial").is_file():
@@ -117,7 +133,22 @@ def finish(plan: Plan, prefixes: list[Path], progress: Progress, args: argparse.
         for file in (index, checksum_path(records)):  # a kill came between the names
             if Path(f"{file}.partial").is_file():
                 os.replace(f"{file}.partial", file)
+    flush(args.out)
     progress_path(args).unlink()
+
+
+def remove_earlier(prefixes: list[Path], args: argparse.Namespace) -> None:
+    """Remove what is there under this name, other than what this run has named and scores of the same shards."""
+    own = {
+        file: records
+        for records, index in map(record_paths, prefixes)
+        for file in (records, index, checksum_path(records))
+    }
+    stems = tuple(f"{prefix.name}." for prefix in prefixes)
+    for file in of_this_name(args.out, args.name):
+        if Path(f"{own[file]}.partial").is_file() if file in own else not file.name.startswith(stems):
+            file.unlink()
+    flush(args.out)
 
 
 def all_bad(plan: Plan, progress: Progress) -> list[tuple[str, str]]:
@@ -154,7 +185,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("source", type=Path, help="folder per identity, list file, LMDB, tar, folder of tars")
     parser.add_argument("out", type=Path, help="folder to write into")
-    parser.add_argument("--name", default="train", help="name of the record files (train)")
+    parser.add_argument("--name", type=file_name, default="train", help="name of the record files (train)")
     parser.add_argument("--root", type=Path, help="folder that a list file's pictures are relative to (the list's own)")
     parser.add_argument("--shards", type=int, default=1, help="number of record files (1)")
     parser.add_argument("--size", type=int, default=112, help="side of the stored pictures in pixels (112)")
@@ -185,15 +216,18 @@ def make(args: argparse.Namespace) -> int:
         raise ValueError(f"{len(plan.names)} classes; labels are stored as float32, which tells {MOST_CLASSES} apart")
     if args.shards > len(plan):
         raise ValueError(f"--shards is {args.shards}, but there are only {len(plan)} pictures")
-    args.out.mkdir(parents=True, exist_ok=True)
+    folder_to_fill(args.out)
     prefixes = shard_names(args.out, args.name, args.shards)
-    standing = [file for prefix in prefixes for file in record_paths(prefix) if file.exists()]
+    standing = [file for file in of_this_name(args.out, args.name) if file.suffix in (".rec", ".idx")]
     digest = digest_of(plan, args)
     progress = take_up(progress_path(args), digest, len(plan), standing, args.overwrite, args.skip_bad)
     if progress.position:
         print(f"going on after {progress.position} of {len(plan)} pictures")
+    for file in of_this_name(args.out, args.name, partial=True) if not progress.sizes else ():
+        file.unlink()  # of a run that is not gone on with, perhaps with checksums or in other shards
     order = np.arange(len(plan)) if args.keep_order else np.random.default_rng(args.seed).permutation(len(plan))
-    write_shards(plan, order, prefixes, progress, args)
+    with quiet_decoders():
+        write_shards(plan, order, prefixes, progress, args)
     if progress.bad and not args.skip_bad:
         return refuse(progress.bad, len(plan), " (quick: the rest is written already)")
     if 0 in progress.written:
@@ -202,8 +236,20 @@ def make(args: argparse.Namespace) -> int:
             f"--overwrite and other pictures, or fewer shards than {args.shards}"
         )
     finish(plan, prefixes, progress, args)
+    report(plan, progress, args)
+    return 0
+
+
+def report(plan: Plan, progress: Progress, args: argparse.Namespace) -> None:
+    """What was made, and what its owner should know."""
     for note in plan.notes:
         print(f"note: {note}")
+    if empty := emptied_classes(plan, progress):
+        shown = ", ".join(f"{number} ({plan.names[number]})" for number in empty[:10])
+        print(
+            f"note: {len(empty)} classes have no picture left and keep their numbers: {shown}"
+            f"{' ...' if empty[10:] else ''}; remove their bad pictures and call again to close the gaps"
+        )
     if progress.stretched:
         print(
             f"note: {progress.stretched} pictures were not square and have been stretched; align faces before this step"
@@ -213,19 +259,20 @@ def make(args: argparse.Namespace) -> int:
     print(
         f"{sum(progress.written)} images of {len(plan.names)} classes in {args.shards} file(s): {args.out / args.name}"
     )
-    return 0
+
+
+def emptied_classes(plan: Plan, progress: Progress) -> list[int]:
+    """Classes of which every picture was bad."""
+    bad = {name for name, _ in progress.bad}
+    if not bad:
+        return []
+    labels = np.asarray(plan.labels)
+    good = np.array([plan.name(i) not in bad for i in range(len(plan))])
+    return np.flatnonzero(np.bincount(labels[good], minlength=len(plan.names)) == 0).tolist()
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
-    try:
-        return make(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; call again in the same way to go on", file=sys.stderr)
-        return 130
+    return exit_status(make, parse(argv))
 
 
 if __name__ == "__main__":

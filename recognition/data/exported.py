@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -12,11 +14,12 @@ import numpy as np
 
 from recognition.data.recordio import RecordError
 from recognition.data.records import Records
-from recognition.data.tars import tar_member
+from recognition.data.tar_format import tar_member
 from recognition.data.value_forms import describe, picture_ending
 
 CLASSES = "classes.txt"
 SAFE = "".join(chr(c) for c in range(32, 127) if chr(c) not in '/\\%:*?"<>|')
+_EXPORTED = re.compile(r"\d{9,}\.(jpg|png|webp|bmp)")
 
 
 @dataclass(slots=True)
@@ -31,6 +34,10 @@ class About:
     landmarks: np.ndarray | None = None
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def classes(self) -> str:
+        """The names as classes.txt has them."""
+        return "".join(f"{number}\t{name}\n" for number, name in enumerate(self.names))
 
     def update(self, digest: hashlib._Hash) -> None:
         """Let a digest depend on all of it."""
@@ -130,6 +137,17 @@ def folder_names(records: Records, told: About) -> list[str]:
             )
         first[name] = label
     return names
+
+
+def not_exported(folder: Path) -> str:
+    """The first that lies in a folder of folders and was not written by an export; "" where there is none."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False):
+            if other := next((one for one in os.scandir(entry.path) if not _EXPORTED.fullmatch(one.name)), None):
+                return f"{entry.name}/{other.name}"
+        elif entry.name != CLASSES:
+            return entry.name
+    return ""
 
 
 def _folder(name: str) -> str:

@@ -80,12 +80,14 @@ def _leads_nowhere(path: Path) -> bool:
 
 
 def _of_list(listed: Path, root: Path, label_from: LabelFrom | None) -> tuple[list[Path], list[str], LabelFrom | None]:
-    lines = [line for line in read_list(listed).splitlines() if line.strip()]
+    lines = [line for line in read_list(listed).split("\n") if line.strip()]
     if not lines:
         raise ValueError(f"{listed} names no pictures")
     if label_from is None:
         label_from = "list" if all("\t" in line for line in lines) else "none"
     if label_from == "list":
         plan = plan_list(listed, root)
+        if plan.bad:
+            raise ValueError(f"{plan.bad[0][0]}: {plan.bad[0][1]}")
         return plan.paths, [plan.names[label] for label in plan.labels], label_from
     return sorted(root / line.split("\t")[0].strip() for line in lines), [], label_from

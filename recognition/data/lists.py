@@ -11,11 +11,12 @@ The first line decides the form, and a line of another form is an error that nam
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from recognition.data.pictures import FilePlan, numbered
+from recognition.data.pictures import PICTURES, FilePlan, numbered
 
 PICTURE_COLUMNS = ("path", "image", "file", "filename", "file_name", "image_path", "img", "img_path", "picture")
 LABEL_COLUMNS = ("label", "identity", "person", "subject", "class", "person_id", "identity_id", "class_id", "cls", "id")
@@ -26,6 +27,7 @@ WANTED = (
 SEPARATORS = (",", ";", "\t")
 _NUMBER = re.compile(r"-?[0-9]{1,18}(\.0*)?")
 Row = tuple[str, str]  # picture, label
+Bad = list[tuple[str, str]]  # picture, reason
 
 
 def read_list(path: str | Path) -> str:
@@ -43,14 +45,54 @@ def plan_list(source: Path, root: Path, keep_order: bool = False) -> FilePlan:
     """The pictures of a list, in any of the forms above, by class; or in the order of the lines.
 
     root: folder that the pictures are relative to. Labels that are all whole numbers are numbered by value, names by
-    name. ValueError naming file and line.
+    name. A picture with two labels is bad, and so is a first line that seems to be a header.
+    ValueError naming file and line.
     """
     rows = list(_rows(source, read_list(source)))
     if not rows:
         raise ValueError(f"{source} names no pictures: {WANTED}")
+    rows, bad = _without_header(rows, source, root)
+    rows, notes = _one_label_each(rows, source, bad)
+    if not rows:
+        raise ValueError(f"{source} names no pictures with one label: {bad[0][0]}: {bad[0][1]}")
     labels, names = numbered([label for _, label in rows], source)
     order = range(len(rows)) if keep_order else sorted(range(len(rows)), key=labels.__getitem__)
-    return FilePlan(root, [root / rows[i][0] for i in order], [labels[i] for i in order], names)
+    plan = FilePlan(root, [root / rows[i][0] for i in order], [labels[i] for i in order], names)
+    plan.bad, plan.notes = bad, notes
+    return plan
+
+
+def _without_header(rows: list[Row], source: Path, root: Path) -> tuple[list[Row], Bad]:
+    """A header that names no known columns would become a picture of a person called `person`."""
+    picture, label = rows[0]
+    if os.path.splitext(label)[1].lower() in PICTURES and os.path.splitext(picture)[1].lower() not in PICTURES:
+        raise ValueError(f"{source}, first line: {label!r} stands where the label should, which comes last; {WANTED}")
+    words = not any(_NUMBER.fullmatch(word) for word in rows[0])
+    if len(rows) == 1 or not words or os.path.isfile(root / picture) or any(label == one for _, one in rows[1:]):
+        return rows, []
+    reason = (
+        f"there is no such file, and nothing else is of {label!r}: probably a header, whose columns are called "
+        f"otherwise than {PICTURE_COLUMNS[0]}, {PICTURE_COLUMNS[1]} ... and {LABEL_COLUMNS[0]}, {LABEL_COLUMNS[1]} ..."
+    )
+    return rows[1:], [(f"{source}, first line: {picture}", reason)]
+
+
+def _one_label_each(rows: list[Row], source: Path, bad: Bad) -> tuple[list[Row], list[str]]:
+    """Rows without pictures that have two labels, which become bad; and notes."""
+    label_of: dict[str, str] = {}
+    several: dict[str, str] = {}
+    for picture, label in rows:
+        if label_of.setdefault(picture, label) != label:
+            several.setdefault(picture, label)
+    bad += [
+        (f"{source}: {picture}", f"it has two labels, {label_of[picture]} and {label}")
+        for picture, label in several.items()
+    ]
+    again = len(rows) - len(label_of)
+    if several:
+        rows = [row for row in rows if row[0] not in several]
+        again = len(rows) - (len(label_of) - len(several))
+    return rows, [f"{again} lines of {source} name a picture again, which will be there as often"] if again else []
 
 
 def pick_columns(names: list[str]) -> tuple[int, int] | None:
@@ -62,7 +104,7 @@ def pick_columns(names: list[str]) -> tuple[int, int] | None:
 
 
 def _rows(source: Path, text: str) -> Iterator[Row]:
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
         return
     first = lines[0][1]
@@ -108,6 +150,11 @@ def _form(line: str) -> str:
         return "im2rec"
     if len(fields) >= 3 and fields[0].strip() in ("0", "1") and not _NUMBER.fullmatch(fields[1].strip()):
         return "insightface"
+    before, comma, _ = line.strip().rpartition(",")
+    blanks = line.split()
+    with_suffix = os.path.splitext(before)[1].lower() in PICTURES
+    if comma and len(fields) == 1 and (len(blanks) == 1 or blanks[-2].endswith(",") or with_suffix):
+        return "comma"  # of which the picture may hold blanks
     return "pair"
 
 
@@ -129,10 +176,10 @@ def _row(line: str, form: str) -> Row:
         if len(fields) < 3 or not fields[1] or not fields[2]:
             raise ValueError(f"found {line[:80]!r}, wanted `1 TAB picture TAB label` as in the lines before it")
         return fields[1], _label(fields[2])
-    if len(fields) == 1:
+    if form == "comma":
+        fields = [field.strip() for field in line.rsplit(",", 1)]
+    elif len(fields) == 1:
         fields = line.strip().rsplit(None, 1)
-    if len(fields) == 1:
-        fields = [field.strip() for field in fields[0].rsplit(",", 1)]
     if len(fields) != 2 or not all(fields):
         raise ValueError(f"found {line[:80]!r}, {WANTED}")
     return fields[0].strip(), _label(fields[1].strip())

@@ -109,7 +109,10 @@ class LmdbFile:
         _, begin = max(states)
         _, flags, depth, _, _, _, entries, root = self._tree(begin, second=True)
         if flags:
-            raise self._damaged(f"its database has flags {flags:#x}: several values a key, or keys that are no bytes")
+            raise ValueError(
+                f"{self.path}: its database has flags {flags:#x}, several values for one key or keys that are numbers, "
+                "which is not read here: write it anew with one value for each key"
+            )
         if depth > DEEPEST or entries > self._size // 8:
             raise self._damaged(f"{entries} values in {depth} levels cannot be")
         return page_size, entries, root, depth
@@ -130,7 +133,10 @@ class LmdbFile:
                 continue
             key, size = self._data[node + _NODE.size : body], high << 16 | low
             if flags & (SUB | DUPLICATES):
-                raise self._damaged(f"key {key[:60]!r} is a database within it, which is not read")
+                raise ValueError(
+                    f"{self.path}: {key[:60]!r} is a database within the database, which is not read here: copy its "
+                    "values into an LMDB of their own, opened without a name"
+                )
             if flags & BIG:
                 yield Value(key, self._overflow(number, body, size), size)
             elif body + size > end:

@@ -5,9 +5,12 @@ A plan hands out pictures by number, whatever they lie in: files, here and in li
 
 from __future__ import annotations
 
+import itertools
 import os
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -123,13 +126,17 @@ def _holds_identities(folder: Path, pictures: Sequence[Path]) -> bool:
 def numbered(labels: Sequence[str], source: object) -> tuple[list[int], list[str]]:
     """Class numbers from 0 on without gaps for labels as they stand in a source, and what each class is called there.
 
-    Labels that are all whole numbers are numbered by value, others by name. ValueError for a negative number.
+    Labels that are all whole numbers are numbered by value, others by name. ValueError for a negative number, and for
+    a number that is written in two ways.
     """
     different = set(labels)
     if negative := sorted(label for label in different if label.startswith("-") and label[1:].isdecimal()):
         raise ValueError(f"{source}: label {negative[0]} is negative; labels are whole numbers from 0 on, or names")
     numeric = all(label.isdecimal() and label.isascii() and len(label) < 20 for label in different)
     names = sorted(different, key=(lambda label: (int(label), label)) if numeric else None)
+    for one, following in itertools.pairwise(names) if numeric else ():
+        if int(one) == int(following):
+            raise ValueError(f"{source}: labels {one} and {following} are one number: write it in one way")
     number_of = {name: number for number, name in enumerate(names)}
     return [number_of[label] for label in labels], names
 
@@ -161,3 +168,34 @@ def encode(data: bytes, size: int, quality: int) -> tuple[bytes, bool]:
         picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return jpeg.tobytes(), height != width
+
+
+@contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """Keep what libpng, libjpeg and OpenCV write to the error output by themselves out of it.
+
+    They name no file and cannot be told to be silent in any other way. What Python writes to sys.stderr stays.
+    """
+    if sys.__stderr__ is None:  # closed by whoever called: 2 may be the number of any file
+        yield
+        return
+    told, real, void = sys.stderr, os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    with open(real, "w", buffering=1, encoding="utf-8", errors="backslashreplace") as beside:
+        try:
+            told.flush()
+            if _writes_to(told) == 2:
+                sys.stderr = beside
+            os.dup2(void, 2)
+            yield
+        finally:
+            beside.flush()
+            os.dup2(real, 2)
+            os.close(void)
+            sys.stderr = told
+
+
+def _writes_to(stream: object) -> int:
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError, ValueError):  # a stream without a file, as tests put in
+        return -1

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from recognition.files import write_atomically
+
+_SHARD = re.compile(r".+-\d{5}-of-\d{5}")
 
 
 @dataclass(slots=True)
@@ -71,3 +75,37 @@ def refuse(bad: Sequence[tuple[str, str]], total: int, rest: str = "") -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def file_name(text: str) -> str:
+    """What --name may be: the name of a file, neither hidden nor in a folder, and none of a shard."""
+    if not text.strip() or "/" in text or text.startswith(".") or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} must be the name of a file, without folders and no dot in front")
+    if _SHARD.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is the name of one shard: name the set")
+    return text
+
+
+def folder_to_fill(out: Path, last: bool = True) -> None:
+    """Make a folder and those above it; without the last where that is not wanted. ValueError for a file there."""
+    if file := next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None):
+        raise ValueError(f"{file} is a file: wanted a folder to write into")
+    (out if last else out.parent).mkdir(parents=True, exist_ok=True)
+
+
+def exit_status(work: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Do the work of a command line that can be gone on with, and say in a sentence why it cannot be done.
+
+    args: with `overwrite`. Returns what work does; 2 after ValueError and OSError, 130 after Ctrl-C.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    try:
+        return work(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        how = "in the same way, without --overwrite," if args.overwrite else "in the same way"
+        print(f"\nstopped; call again {how} to go on", file=sys.stderr)
+        return 130

@@ -8,7 +8,10 @@ from recognition.data.lists import plan_list
 from recognition.data.lmdb_format import lmdb_file
 from recognition.data.lmdb_pictures import plan_lmdb
 from recognition.data.pictures import Plan, plan_folder
-from recognition.data.tars import expand_braces, is_tar, plan_tars
+from recognition.data.tar_format import is_tar
+from recognition.data.tars import expand_braces, plan_tars
+
+OWN_CLASS, FEW = 0.9, 4  # share of classes among pictures that is suspicious, in sets that are larger than FEW
 
 
 def open_source(source: Path, root: Path | None = None, keep_order: bool = False) -> Plan:
@@ -17,12 +20,18 @@ def open_source(source: Path, root: Path | None = None, keep_order: bool = False
     source: a folder of folders, of tars, or with data.mdb; a list, a tar or an LMDB file; tars as
         faces-{000000..000099}.tar. root: folder that a list's pictures are relative to (the list's own).
     keep_order: a list's pictures in the order of its lines, not by class; other sources have one order only.
-    ValueError saying what it found where it is none of these.
+    ValueError saying what it found where it is none of these, or a class has a name that classes.txt cannot hold.
     """
-    if source.is_dir():
+    if root is not None and not root.is_dir():
+        raise ValueError(f"--root {root} is no folder")
+    if source.is_file() and _is_list(source):
+        plan = plan_list(source, root or source.parent, keep_order)
+    elif root is not None:
+        raise ValueError(f"--root is for lists; {source} is none")
+    elif source.is_dir():
         plan = _of_folder(source)
     elif source.is_file():
-        plan = _of_file(source, root, keep_order)
+        plan = plan_lmdb(source) if _is_lmdb(source) else plan_tars([source], source)
     elif "{" in source.name:
         files = expand_braces(str(source))
         if missing := [file for file in files if not file.is_file()]:
@@ -30,9 +39,33 @@ def open_source(source: Path, root: Path | None = None, keep_order: bool = False
         plan = plan_tars(files, source)
     else:
         raise ValueError(f"{source} is neither a folder nor a file")
-    if root is not None and not hasattr(plan, "root"):
-        raise ValueError(f"--root is for lists; {source} is none")
+    _check_names(plan, source)
+    if len(plan) > FEW and len(plan.names) > OWN_CLASS * len(plan):
+        plan.notes.append(
+            f"{len(plan.names)} classes for {len(plan)} pictures: nearly every picture is a class of its own, as if "
+            "captions or numbers of files had been taken for labels"
+        )
     return plan
+
+
+def _check_names(plan: Plan, source: Path) -> None:
+    wrong = [number for number, name in enumerate(plan.names) if not _fits_a_line(name)]
+    if wrong:
+        first = plan.name(next(i for i, label in enumerate(plan.labels) if label == wrong[0]))
+        raise ValueError(
+            f"{source}: the class {plan.names[wrong[0]]!a} (of {first!a}) has a name that a line of "
+            "classes.txt cannot hold: it must be UTF-8, without line breaks and tabs, and not blank"
+            + (f"; so have {len(wrong) - 1} more" if wrong[1:] else "")
+            + ". Rename it"
+        )
+
+
+def _fits_a_line(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return bool(name.strip()) and not any(character in name for character in "\n\r\t\0")
 
 
 def _of_folder(source: Path) -> Plan:
@@ -56,11 +89,14 @@ def _of_folder(source: Path) -> Plan:
     return plan
 
 
-def _of_file(source: Path, root: Path | None, keep_order: bool) -> Plan:
-    if lmdb_file(source) or source.suffix.lower() in (".mdb", ".lmdb"):
-        return plan_lmdb(source)
-    if is_tar(source):
-        return plan_tars([source], source)
+def _is_lmdb(source: Path) -> bool:
+    return lmdb_file(source) is not None or source.suffix.lower() in (".mdb", ".lmdb")
+
+
+def _is_list(source: Path) -> bool:
+    """Whether a file can only be a list. ValueError for what is known and cannot be read here."""
+    if _is_lmdb(source) or is_tar(source):
+        return False
     if source.suffix == ".rec":
         raise ValueError(
             f"{source} is a record file already: train on it as it is, or take it apart with tools/export_records.py"
@@ -69,4 +105,4 @@ def _of_file(source: Path, root: Path | None, keep_order: bool) -> Plan:
         raise ValueError(f"{source} is compressed as a whole: unpack it first")
     if source.suffix.lower() in (".tfrecord", ".tfrecords"):
         raise ValueError(f"{source} is a TFRecord, which is not read here: write a folder per identity from it")
-    return plan_list(source, root or source.parent, keep_order)
+    return True

@@ -16,8 +16,9 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from recognition.data.bin_format import BinArray, plain_names
+from recognition.data.bin_format import BinArray
 from recognition.data.lists import LABEL_COLUMNS, PICTURE_COLUMNS
+from recognition.data.numpy_values import PixelArray, names_in_value
 from recognition.pickled import PickleError, RefusedName, read_pickle
 
 DEEPEST = 8  # containers within containers
@@ -114,9 +115,11 @@ def _looks_pickled(value: bytes) -> bool:
 
 def _pickle(value: bytes) -> Labelled:
     try:
-        content, _ = read_pickle(value, plain_names(len(value)))
+        content, _ = read_pickle(value, names_in_value(len(value)))
     except RefusedName as error:
         raise ValueError(f"a pickle that asks for {error}; nothing of a pickle is run here; {WANTED}") from None
+    except PixelArray as error:
+        raise ValueError(f"a pickle with {error}; {WANTED}") from None
     except PickleError as error:
         raise ValueError(f"a damaged pickle: {error}") from None
     return _labelled(content, "a pickle")

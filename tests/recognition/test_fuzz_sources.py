@@ -8,11 +8,12 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recognition.data.progress import Progress
 from recognition.data.sources import open_source
-from recognition.data.tars import tar_end, tar_member
+from recognition.data.tar_format import tar_end, tar_member
 from recognition.data.value_forms import unwrap
 from tests.fuzz import fuzz, mutate, pickle_tokens
 from tests.tools.sources import datum, packed, write_lmdb
@@ -117,6 +118,8 @@ def test_mutated_lists(current_folder: Path) -> None:
 @pytest.mark.slow
 def test_mutated_values_and_progress(current_folder: Path) -> None:
     values = [packed(PICTURE, 3), datum(PICTURE, 3), *(pickle.dumps((PICTURE, 3), p) for p in range(6))]
+    arrays = [np.frombuffer(PICTURE, np.uint8), np.zeros((2, 3), np.float32)]
+    values += [pickle.dumps((array, np.int64(3)), p) for array in arrays for p in range(6)]
     tokens = [
         *pickle_tokens(current_folder / "made"),
         b"\xdc\xff\xff",

@@ -112,7 +112,14 @@ def test_folders(tmp_path, capsys):
     assert not list(tmp_path.glob("faces.*"))
     capsys.readouterr()
     export(source, tmp_path / "faces", "--to", "folder", code=2)
-    assert "not empty: name another" in capsys.readouterr().err
+    assert "faces is there already: give --overwrite" in capsys.readouterr().err
+    before = content(tmp_path / "faces")
+    (tmp_path / "faces" / "ann" / "more.jpg").write_bytes(b"somebody's own")
+    export(source, tmp_path / "faces", "--to", "folder", "--overwrite", code=2)
+    assert "faces holds ann/more.jpg, which no export wrote" in capsys.readouterr().err
+    (tmp_path / "faces" / "ann" / "more.jpg").rename(tmp_path / "faces" / "ann" / "000000099.jpg")
+    export(source, tmp_path / "faces", "--to", "folder", "--overwrite")
+    assert content(tmp_path / "faces") == before and not list(tmp_path.glob("faces.*"))
     (source / "classes.txt").write_text("0\ta\n1\tb\n2\ta\n")
     export(source, tmp_path / "other", "--to", "folder", code=2)
     assert "classes 0 and 2 are both called 'a'" in capsys.readouterr().err
@@ -162,6 +169,42 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch, capsys, 
     assert not list(tmp_path.glob("out/*.tar")) and not (to == "folder" and (tmp_path / "out").exists())
     monkeypatch.setattr(export_records, name, real)
     export(source, tmp_path / "out", *options)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert not list(tmp_path.glob("out.*"))
+
+
+def finished_and_killed(folders: export_records.Folders, finish=export_records.Folders.finish) -> None:
+    finish(folders)
+    raise SystemExit
+
+
+@pytest.mark.parametrize("names", [1, 2])
+def test_a_folder_killed_while_it_is_named_goes_on(tmp_path, monkeypatch, names):
+    source = write_set(tmp_path / "in" / "train", NAMED)
+    export(source, tmp_path / "whole", "--to", "folder")
+    (tmp_path / "out" / "old").mkdir(parents=True)
+    (tmp_path / "out" / "old" / "000000000.jpg").write_bytes(b"of an earlier set")
+    replace, done = os.replace, []
+
+    def dies(here: object, there: object) -> None:
+        if not str(there).endswith((".json", ".txt")):
+            done.append(there)
+            if len(done) == names:
+                raise SystemExit
+        replace(here, there)
+
+    monkeypatch.setattr(os, "replace", dies)
+    with pytest.raises(SystemExit):
+        export(source, tmp_path / "out", "--to", "folder", "--overwrite")
+    monkeypatch.setattr(os, "replace", replace)
+    if names == 2:  # and once more behind the names, before the progress is gone
+        progress = tmp_path / "out.progress.json"
+        monkeypatch.setattr(export_records.Folders, "finish", finished_and_killed)
+        with pytest.raises(SystemExit):
+            export(source, tmp_path / "out", "--to", "folder")
+        monkeypatch.undo()
+        assert progress.is_file() and (tmp_path / "out").is_dir()
+    export(source, tmp_path / "out", "--to", "folder")
     assert content(tmp_path / "out") == content(tmp_path / "whole")
     assert not list(tmp_path.glob("out.*"))
 
@@ -253,8 +296,13 @@ def test_what_stands_in_the_way_is_refused_in_words(tmp_path, capsys):
         assert says in refused(source, tmp_path / "named")
     with pytest.raises(SystemExit):
         export(source, tmp_path / "out", "--shards", 1, "--per-shard", 1)
-    with pytest.raises(SystemExit):
-        export(source, tmp_path / "out", "--name", "../x")
+    for wrong in (["--name", "../x"], ["--name", ""], ["--shards", 0], ["--per-shard", 0]):
+        with pytest.raises(SystemExit):
+            export(source, tmp_path / "out", *wrong)
+    (source / "classes.txt").unlink()
+    (tmp_path / "file").touch()
+    for to in ("webdataset", "folder"):
+        assert "file is a file: wanted a folder" in refused(source, tmp_path / "file", "--to", to)
 
 
 def test_pictures_of_other_kinds_keep_their_ending(tmp_path):

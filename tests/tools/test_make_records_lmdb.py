@@ -23,6 +23,12 @@ VALUES: dict[str, Callable[[int, str, bytes], list[tuple[bytes, bytes]]]] = {
     "array": lambda i, name, data: [
         (b"%d" % i, pickle.dumps({"image": np.frombuffer(data, np.uint8), "label": NUMBERS[name.split("/")[0]]}, i % 6))
     ],
+    "numpy number": lambda i, name, data: [
+        (
+            b"%d" % i,
+            pickle.dumps((data, (np.int64, np.int32, np.uint8, np.float32)[i % 4](NUMBERS[name.split("/")[0]])), i % 6),
+        )
+    ],
     "datum": lambda i, name, data: [(b"%08d_x" % i, datum(data, NUMBERS[name.split("/")[0]]))],
     "keys": lambda i, name, data: [(name.encode(), data)],
     "beside": lambda i, name, data: [
@@ -88,6 +94,24 @@ def test_values_of_no_known_form_say_what_they_look_like(tmp_path, capsys):
         "8 of 9 pictures",
     ):
         assert text in said, text
+
+
+def test_arrays_of_pixels_and_databases_within_are_not_called_damaged(tmp_path, capsys):
+    arrays = [np.zeros((112, 112, 3), np.uint8), np.zeros((3, 4), np.float32)]
+    pairs = [(b"%d" % i, pickle.dumps({"image": arrays[i % 2], "label": 1}, i)) for i in range(6)]
+    write_lmdb(tmp_path / "x.lmdb", [*pairs, (b"z/1", jpeg(1))])
+    said = refused(capsys, tmp_path / "x.lmdb", tmp_path / "out", code=1)
+    assert said.count("an array of 112 x 112 x 3 numbers (u1), pixels instead of an encoded picture") == 3
+    assert said.count("an array of 3 x 4 numbers (f4)") == 3 and "damaged" not in said
+    lmdb = pytest.importorskip("lmdb")
+    for number, kind in enumerate(({}, {"dupsort": True})):
+        path = tmp_path / f"{number}.lmdb"
+        with lmdb.open(str(path), subdir=False, map_size=2**20, max_dbs=2, lock=False) as database:
+            inner = database.open_db(b"faces", **kind)
+            with database.begin(write=True, db=inner) as writing:
+                writing.put(b"a/1", jpeg(0)[:400])
+        said = refused(capsys, path, tmp_path / "out2")
+        assert "b'faces' is a database within the database" in said and "damaged" not in said
 
 
 def test_a_large_database_is_read_as_lmdb_reads_it(tmp_path):

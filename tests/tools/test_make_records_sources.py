@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from recognition.data.records import Records
-from recognition.data.tars import tar_end, tar_member
+from recognition.data.tar_format import tar_end, tar_member
 from tests.tools.sources import (
     NUMBERS,
     as_samples,
@@ -32,7 +32,8 @@ FORMS = {
     "insightface": lambda i, name, label: f"1\t{name}\t{label}",
     "tab": lambda i, name, label: f"{name}\t{label}",
     "blank": lambda i, name, label: f"{name} {label}",
-    "comma": lambda i, name, label: f"{name.replace(' ', '_')},{label}",
+    "comma": lambda i, name, label: f"{name},{label}",
+    "comma and blank": lambda i, name, label: f"{name}, {label}",
     "csv": lambda i, name, label: f'{i},"{name}",{label}' if i else f"id,Path,identity\n{i},{name},{label}",
     "semicolon": lambda i, name, label: f"{label};{name}" if i else f"label;file\n{label};{name}",
 }
@@ -40,8 +41,6 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_lists_of_every_form(faces, pictures, tmp_path, form):
-    if form == "comma":
-        (faces / "bob smith").rename(faces / "bob_smith")
     lines = [FORMS[form](i, name, NUMBERS[name.split("/")[0]]) for i, name in enumerate(pictures)]
     listed = faces / "list.txt"
     listed.write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8")
