@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from recognition import config as ours
-from recognition.migration import facemoe
+from recognition.migration import facemoe, laid_over
 from recognition.migration.found import Found, Unknown
 from recognition.migration.recipe import render
 from recognition.migration.rules import Made, Need, Program, shown
@@ -18,12 +18,17 @@ from recognition.migration.sources import PROGRAMS, near
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a setting. becomes: settings of ours as texts; () = dropped."""
+    """What became of a setting. becomes: settings of ours as texts; () = dropped.
+
+    into: the same as values. origin: "" = the config or command line says it, else "base.py" or "default".
+    """
 
     setting: str
     value: str
     becomes: tuple[str, ...]
     remark: str = ""
+    into: Mapping[str, object] = field(default_factory=dict)
+    origin: str = ""
 
 
 @dataclass
@@ -56,10 +61,8 @@ def convert(found: Found, out: Path, overrides: Sequence[str] = (), allow_unknow
             _drop(done, key, program.dropped[key])
         elif key not in program.rules:
             (done.unknown if allow_unknown else faults).append(_unknown(done, key, program, allow_unknown))
-        elif any(name.startswith(cover) for name in given for cover in program.rules[key].covers) and not (
-            made := _try(found, key, program)
-        ):
-            done.rows.append(Row(key, _value(found, key), (), "given on this command line"))
+        elif laid_over.covered(given, program.rules[key].covers) and not (made := _try(found, key, program)):
+            done.rows.append(Row(key, _value(found, key), (), "given on this command line", origin=_origin(found, key)))
         else:
             try:
                 made = _make(found, key, program)
@@ -67,16 +70,24 @@ def convert(found: Found, out: Path, overrides: Sequence[str] = (), allow_unknow
                 faults.append(f"{setting.place}: {key} = {_value(found, key)}: {error}")
                 continue
             layer |= made.into
-            done.rows.append(Row(key, _value(found, key), _texts(made), made.remark))
+            done.rows.append(Row(key, _value(found, key), _texts(made), made.remark, made.into, _origin(found, key)))
     for what, made in program.own(found):
         layer |= {key: value for key, value in made.into.items() if key not in layer}
-        done.rows.append(Row("(its program)", what, _texts(made), made.remark))
+        done.rows.append(Row("(its program)", what, _texts(made), made.remark, made.into))
     if faults:
         if any("not a setting that is known" in fault for fault in faults):
             faults.append("--allow-unknown leaves unknown settings out, and names them")
         raise ValueError("\n".join(faults))
-    done.text = _checked(found, layer, out, overrides, done.dropped)
+    done.text, config = _checked(found, layer, out, overrides, done.dropped)
+    for number, row in enumerate(done.rows):
+        if told := laid_over.told(row.into, config, given):
+            done.rows[number] = replace(row, remark=f"overridden: {told}{f'; {row.remark}' if row.remark else ''}")
     return done
+
+
+def _origin(found: Found, key: str) -> str:
+    setting = found.settings[key]
+    return "default" if setting.default else "base.py" if setting.inherited else ""
 
 
 def _value(found: Found, key: str) -> str:
@@ -90,22 +101,25 @@ def _texts(made: Made) -> tuple[str, ...]:
 
 def _drop(done: Conversion, key: str, why: str) -> None:
     if done.found.written(key):
-        done.rows.append(Row(key, _value(done.found, key), (), why))
-        done.dropped.append(key)
+        origin = _origin(done.found, key)
+        done.rows.append(Row(key, _value(done.found, key), (), why, origin=origin))
+        done.dropped += [] if origin else [key]
 
 
 def _unknown(done: Conversion, key: str, program: Program, allowed: bool) -> str:
     if not allowed:
         place = done.found.settings[key].place
         return f"{place}: {key} is not a setting that is known of {program.name}{near(key, program)}"
-    done.rows.append(Row(key, _value(done.found, key), (), "not known here: left out"))
+    done.rows.append(Row(key, _value(done.found, key), (), "not known here: left out", origin=_origin(done.found, key)))
     return key
 
 
 def _make(found: Found, key: str, program: Program) -> Made:
     value = found.settings[key].value
-    if isinstance(value, Unknown):
-        raise ValueError("a config is read here, never run: write the plain value, or give ours on this command line")
+    if isinstance(value, Unknown) and not program.rules[key].unread:
+        raise ValueError(
+            value.help or "a config is read here, never run: write the plain value, or give ours on this command line"
+        )
     return program.rules[key].make(value, found)
 
 
@@ -116,8 +130,10 @@ def _try(found: Found, key: str, program: Program) -> Made | None:
         return None
 
 
-def _checked(found: Found, layer: dict[str, object], out: Path, overrides: Sequence[str], dropped: list[str]) -> str:
-    """The recipe's text, once recognition.config has loaded it without a fault."""
+def _checked(
+    found: Found, layer: dict[str, object], out: Path, overrides: Sequence[str], dropped: list[str]
+) -> tuple[str, dict]:
+    """(the recipe's text, its settings), once recognition.config has loaded it without a fault."""
     sections: dict[str, dict[str, object]] = {}
     for key, value in layer.items():
         section, _, setting = key.partition(".")
@@ -142,8 +158,7 @@ def _checked(found: Found, layer: dict[str, object], out: Path, overrides: Seque
         config = loaded()
         text = render(found, str(out), sections, _needs(found, config), dropped)
         path.write_text(text, encoding="utf-8")
-        ours.load(path)
-    return text
+        return text, ours.load(path)
 
 
 def _named_first(values: dict[str, object]) -> dict[str, object]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from recognition.migration import arcface_torch
+from recognition.migration import arcface_torch, arcface_values
 from recognition.migration.found import Found
-from recognition.migration.rules import Made, Program, Rule, at_least_one, chosen, flag, number, same, text
+from recognition.migration.rules import Made, Program, Rule, at_least_one, chosen, flag, text
 
 STAGES = {"train.py": "pretrain", "train_fc.py": "fc", "train_full.py": "full"}
 BASE = "checkpoints/facemoe.safetensors"
@@ -20,13 +20,23 @@ BASE_HELP = (
 
 
 def stage(found: Found) -> str:
-    """pretrain, fc or full: by the program that was started, else by the names of config and folders."""
+    """pretrain, fc or full: by the program that was started, else by the names of config and folders.
+
+    ValueError where neither tells, and it starts from another folder than its own.
+    """
     if found.script in STAGES:
         return STAGES[found.script]
     for name in (found.source, str(found.get("output") or "")):
         last = PurePosixPath(name).name.removesuffix(".py")
         if last.endswith(("_fc", "_full")):
             return last.rpartition("_")[2]
+    start, own_folder = (str(found.get(name) or "").rstrip("/") for name in ("pretrained", "output"))
+    if start and start != own_folder:
+        raise ValueError(
+            "it starts from another folder than its output, so it is a second stage, and which one only its program "
+            "tells: convert the line that starts it, in quotes, such as 'torchrun --nproc_per_node=8 train_full.py "
+            f"{found.source}'"
+        )
     return "pretrain"
 
 
@@ -67,7 +77,11 @@ def pretrained(value: object, found: Found) -> Made:
     if stage(found) == "fc":
         return Made({"backbone.weights": BASE, "adapter.weights": BASE.replace(".safetensors", "_adapter")})
     run = f"runs/{PurePosixPath(folder).name}"
-    into = {"backbone.weights": BASE, "adapter.weights": run, "classifier.init": run}
+    into = {"backbone.weights": BASE, "adapter.weights": run}
+    if found.get("optimizer") == "sgd":
+        remark = "its train_full.py draws new centres for sgd, after it has loaded the first stage's: random here, too"
+        return Made(into, f"the first stage as a run of ours, {run}, from the same base: its experts; {remark}")
+    into["classifier.init"] = run
     return Made(into, f"the first stage as a run of ours, {run}, from the same base: its centres and experts")
 
 
@@ -97,8 +111,8 @@ def own(found: Found) -> list[tuple[str, Made]]:
 
 
 RULES = {
-    **{name: rule for name, rule in arcface_torch.RULES.items() if name != "loss"},
-    "lr": same("optim.lr", lambda value: float(number(value))),
+    **{name: rule for name, rule in arcface_torch.RULES.items() if name not in ("loss", *arcface_torch.STEPPING)},
+    "lr": Rule("`optim.lr`", arcface_values.lr, ("optim.lr",)),
     "network": Rule("`backbone.name=swin_120`", network, ("backbone.name",), "swin_moe; with the shift mask, as there"),
     "num_experts": Rule(
         "`adapter.name=moe`, `adapter.experts`",
@@ -115,13 +129,13 @@ RULES = {
         "`backbone.weights`, `adapter.weights`",
         pretrained,
         ("backbone.weights",),
-        "second stage: the run of the first one, and `classifier.init`",
+        "second stage: the run of the first one, and `classifier.init`; with sgd its centres are drawn anew, as there",
     ),
     "output": Rule("`run.name`", output, ("run.name",), "its last part: the next stage starts from that run"),
     "fp16": Rule("`train.precision=fp32`", precision, ("train.precision",), "it scales the loss only; bf16 is faster"),
 }
 DROPPED = {
-    **{name: why for name, why in arcface_torch.DROPPED.items() if name not in ("decay_epoch", "lr_func", "output")},
+    **{name: why for name, why in arcface_torch.DROPPED.items() if name != "output"},
     "size": "the network's own, 120; pictures of 112 are enlarged",
     "use_moe": "the adapter says it",
 }

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from recognition.migration import arcface_torch
+from recognition.migration import arcface_torch, arcface_values
 from recognition.migration.found import Found, Setting
-from recognition.migration.rules import Made, Program, Rule, at_least_one, chosen, flag, number, same, text, whole
+from recognition.migration.rules import Made, Program, Rule, at_least_one, chosen, flag, number, text, whole
 
 SWITCHES = ("fp16", "dali_aug", "use_lora")  # options without a value
 DEFAULTS: dict[str, object] = {  # of config.py; a value's type is its default's
@@ -176,7 +176,7 @@ def precision(value: object, found: Found) -> Made:
     if str(found.get("network")).startswith("swin"):
         flag(value)
         return Made({"train.precision": "fp32"}, "its Swin computes in fp32, fp16 scales the loss only; bf16 is faster")
-    return arcface_torch.precision(value, found)
+    return arcface_values.precision(value, found)
 
 
 def dali_aug(value: object, found: Found) -> Made:
@@ -197,14 +197,14 @@ def val_targets(value: object, found: Found) -> Made:
     """Those that were asked for; of its default three, what is missing is skipped there in silence."""
     if not found.written("val_targets"):
         return Made({}, "its default, of which it skips what is missing: name those that are there")
-    return arcface_torch.val_targets(value, found)
+    return arcface_values.val_targets(value, found)
 
 
 def verbose(value: object, found: Found) -> Made:
     """Steps between evaluations, as epochs."""
     if not found.written("val_targets"):
         return Made({}, "there is nothing to evaluate")
-    return arcface_torch.verbose(value, found)
+    return arcface_values.verbose(value, found)
 
 
 def own(found: Found) -> list[tuple[str, Made]]:
@@ -213,8 +213,8 @@ def own(found: Found) -> list[tuple[str, Made]]:
 
 
 RULES: dict[str, Rule] = {
-    **{name: rule for name, rule in arcface_torch.RULES.items() if name != "loss"},
-    "lr": same("optim.lr", lambda value: float(number(value))),
+    **{name: rule for name, rule in arcface_torch.RULES.items() if name in DEFAULTS},
+    "lr": Rule("`optim.lr`", arcface_values.lr, ("optim.lr",)),
     "network": Rule(
         "`backbone`", network, ("backbone.name",), "swin_256new and its _iqa: `swin_120`, `shift_mask=False`"
     ),

@@ -49,8 +49,9 @@ class Section(dict):
         self.places: dict[str, str] = {}
 
     def put(self, name: str, value: object, place: str) -> None:
-        """Set a value; a dict becomes a section, as in an EasyDict."""
-        self[name] = section_of(value, place) if type(value) is dict else value
+        """Set a value; a dict becomes a section and a list is copied, as in an EasyDict."""
+        copied = [*value] if type(value) is list else value
+        self[name] = section_of(value, place) if type(value) is dict else copied
         self.places[name] = place
 
     def flat(self, where: str = "") -> dict[str, Setting]:
@@ -88,6 +89,8 @@ def evaluate(node: ast.expr, names: dict[str, object], place: str) -> object:
             return names.get(name, Unknown(f"the name {name}, which it does not set"))
         case ast.Tuple(elts=items) | ast.List(elts=items):
             values = [evaluate(item, names, place) for item in items]
+            if not _small(values):
+                return Unknown(_shown(node))
             return _first_unknown(values) or (tuple(values) if isinstance(node, ast.Tuple) else values)
         case ast.Dict(keys=keys, values=items) if all(keys):
             made = [evaluate(one, names, place) for one in keys]
@@ -97,6 +100,9 @@ def evaluate(node: ast.expr, names: dict[str, object], place: str) -> object:
             return dict(zip(made, values, strict=True))
         case ast.Attribute(value=of, attr=name):
             return _attribute(evaluate(of, names, place), name, node)
+        case ast.Subscript(value=of, slice=ast.Slice(lower=lower, upper=upper, step=step)):
+            ends = [None if one is None else evaluate(one, names, place) for one in (lower, upper, step)]
+            return _item(evaluate(of, names, place), _first_unknown(ends) or slice(*ends), node, place)
         case ast.Subscript(value=of, slice=index):
             return _item(evaluate(of, names, place), evaluate(index, names, place), node, place)
         case ast.BinOp(left=left, op=op, right=right):
@@ -126,6 +132,16 @@ def _first_unknown(values: list) -> Unknown | None:
     return next((value for value in values if isinstance(value, Unknown)), None)
 
 
+def _small(values: list) -> bool:
+    """Whether all that it holds is no more than LONGEST: [a, a] of [b, b] of ... doubles."""
+    todo, count = [values], 0
+    while todo and count <= LONGEST:
+        items = todo.pop()
+        count += len(items)
+        todo += [one for one in items if isinstance(one, list | tuple)]
+    return count <= LONGEST
+
+
 def _attribute(of: object, name: str, node: ast.Attribute) -> object:
     if isinstance(of, Section):
         return of.get(name, Unknown(f"{_shown(node)}, which is not set before"))
@@ -141,7 +157,7 @@ def _item(of: object, index: object, node: ast.Subscript, place: str) -> object:
         return Unknown(_shown(node))
     try:
         return of[index]
-    except (LookupError, TypeError):
+    except (LookupError, TypeError, ValueError):
         raise ValueError(f"{place}: {_shown(node)} is not there") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from keyword import iskeyword
@@ -65,14 +66,16 @@ def _head(found: Found, path: str, needs: Sequence[Need], dropped: Sequence[str]
         f"Converted from {_safe(found.source)} of {found.program}.",
         "",
         *_hanging("Needs", needed or "records: name them in data.records"),
-        *_hanging("Run", run_line(found, _safe(path))),
+        *_hanging("Run", run_line(found, shlex.quote(_safe(path)))),
         *_hanging("Expect", f"not measured here; the number of processes is {told}{left}"),
     ]
 
 
 def _hanging(word: str, text: str) -> list[str]:
     first, more = f"{word:<8}", " " * 8
-    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=more, break_long_words=False)
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=first, subsequent_indent=more, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _safe(text: str) -> str:

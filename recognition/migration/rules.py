@@ -25,13 +25,14 @@ class Rule:
     """A setting that becomes one of ours.
 
     becomes: for people. covers: prefixes of our settings; one of them on the command line makes this rule unneeded.
-    remark: for the page, what is not the same.
+    remark: for the page, what is not the same. unread: it wants no value, only that the setting is there.
     """
 
     becomes: str
     make: Callable[[object, Found], Made]
     covers: tuple[str, ...]
     remark: str = ""
+    unread: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,25 @@ def at_least_one(value: object) -> int:
     if whole(value) < 1:
         raise ValueError("it takes a whole number, 1 or more")
     return int(value)
+
+
+def above_zero(value: object) -> float:
+    """A number above 0."""
+    if number(value) <= 0:
+        raise ValueError("it takes a number above 0")
+    return float(value)
+
+
+def from_zero(value: object) -> float:
+    """A number from 0 on."""
+    if number(value) < 0:
+        raise ValueError("it takes a number, 0 or more")
+    return float(value)
+
+
+def count(value: object) -> int:
+    """A whole number from 0 on."""
+    return int(from_zero(whole(value)))
 
 
 def flag(value: object) -> bool:

@@ -43,6 +43,36 @@ def test_looks_only_without_a_recipe_to_write(tmp_path, capsys):
     assert "nothing is written" in capsys.readouterr().out and [*tmp_path.iterdir()] == [source]
 
 
+def test_a_setting_with_a_path_is_no_recipe(tmp_path, capsys):
+    source = write(tmp_path / "mine.py", ARCFACE)
+    for value in ("data/mine", "/a/b.py"):
+        assert main([str(source), f"data.records={value}"]) == 0
+        told = capsys.readouterr().out
+        assert f"overridden: data.records=['{value}']" in told and "nothing is written" in told
+
+
+def test_the_source_and_its_base_are_never_replaced(tmp_path, capsys):
+    source, base = write(tmp_path / "mine.py", ARCFACE), write(tmp_path / "base.py", ARCFACE)
+    for out in (source, base):
+        assert main([str(source), str(out), "--overwrite"]) == 2
+        assert "is what is converted, or its base.py" in capsys.readouterr().err and out.read_text() == ARCFACE
+
+
+def test_defaults_are_marked_and_paths_quoted(tmp_path, capsys):
+    lines = "config.rec = '/d'\nconfig.num_epoch = 2\nconfig.output = None\n"
+    source = write(tmp_path / "my config.py", "from easydict import EasyDict as edict\nconfig = edict()\n" + lines)
+    out = tmp_path / "my recipe.py"
+    assert main([str(source), str(out)]) == 0
+    told = capsys.readouterr().out
+    for part in (
+        "network = 'r50' (default)",
+        f"tools/train.py '{out}'",
+        f"convert_checkpoint.py 'work_dirs/my config' 'runs/my recipe' --recipe '{out}'",
+    ):
+        assert part in told
+    assert f"tools/train.py '{out}'" in " ".join(out.read_text().split("\n\n")[1].split())
+
+
 def test_refuses_in_a_sentence(tmp_path, capsys):
     source, out = write(tmp_path / "mine.py", ARCFACE + "config.emma = 1\n"), write(tmp_path / "out.py", "mine")
     cases = [

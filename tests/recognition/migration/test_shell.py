@@ -45,7 +45,32 @@ def test_what_only_a_shell_would_tell(part):
 def test_redirections_and_keywords_are_no_words():
     assert words("nohup run a > log.txt 2>&1 &\n") == [["run", "a"]]
     assert words("run a >>log 2>/dev/null | tee b\n") == [["run", "a"], ["tee", "b"]]
-    assert words("if true; then run a; fi") == [["if", "true"], ["run", "a"], ["fi"]]
+    assert words("if true; then run a; fi") == [["true"], ["run", "a"]]
+    assert words("for ((i = 0; i < 2; i++)); do run $i; done; f() { run b; }") == [["run", "$i"], ["run", "b"]]
+
+
+def test_variables_that_commands_set_are_not_followed():
+    for change in ("read LR", "unset LR", "((LR = 2))", "source settings.sh", "LR+=$X", "let LR=2"):
+        *_, last = read_commands(f"LR=1\n{change}\nrun $LR $OTHER\n")
+        assert last.words[1].unknown, change
+    *_, last = read_commands("LR=1\nsource activate env\nLR+=5\nrun $LR\n")
+    assert last.words[1] == Word("15")
+
+
+def test_exported_variables_are_in_the_environment():
+    *_, last = read_commands("export A=1 B=$X\nC=3\nD=4 env E=5 run\n")
+    assert last.environment == {"A": "1", "B": "", "D": "4", "E": "5"}
+
+
+def test_growth_and_cut_lines_end_in_a_sentence():
+    for text, said in (
+        ("run a \\ \n  --b\n", "line 1: a blank stands behind the backslash"),
+        ("X=aaaaaaaaaa\n" + "X=$X$X\n" * 40, "a variable of more than"),
+        ("X=(a b)\n" + 'X=("${X[@]}" "${X[@]}")\n' * 40, "an array of more than"),
+        ("X=(a\n", "a bracket is opened"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read_commands(text)
 
 
 def test_an_open_quote_says_where():
