@@ -7,7 +7,7 @@
     python tools/demo.py --model runs/mine --detector det_10g --models DIR       pictures that are not aligned yet
 
 An adapted model stands beside its base. The page is heard on the loopback of this machine only, loads nothing from
-anywhere, sends nothing anywhere and keeps no picture. It needs gradio: pip install "lrface[demo]". See docs/demo.md.
+anywhere, sends nothing anywhere and keeps no picture. It needs gradio: pip install "gradio>=6,<7". See docs/demo.md.
 
 Exit code 130 after Ctrl-C, 143 after SIGTERM; 2 where the model, the port or an option cannot be used.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from recognition.answers import command_line
-from recognition.demo import INSTALL
+from recognition.demo import ASKS_NOBODY, INSTALL
 
 if TYPE_CHECKING:
     from recognition.data.detection import Detector
@@ -75,7 +75,12 @@ def _serve(arguments: argparse.Namespace) -> int:
 
         path, note = (arguments.model, "") if arguments.model else default_model()
         options = {name: getattr(arguments, name) for name in command_line.OPTIONS if name != "base"}
-        models = open_models(path, arguments.base, **options)
+        try:
+            models = open_models(path, arguments.base, **options)
+        except ConnectionError as error:  # the hub's sentence asks for a variable that the demo has set itself
+            raise ValueError(f"{str(error).partition(': ')[0]} is not in the cache, and {ASKS_NOBODY}") from None
+        except ImportError as error:
+            raise ValueError(str(error)) from None
         demo = Demo(models, arguments.root, _detector(arguments), arguments.far)
         page = build(demo, str(path), [note] if note else [])
         for line in filter(None, (note, *demo.notes(), *models.notes)):

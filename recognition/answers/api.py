@@ -27,6 +27,8 @@ from recognition.answers.writing import check_place
 
 __all__ = ["Answers", "Candidate", "Gallery", "Identified", "LRFace", "Search", "Verified"]
 
+RARE = 1e-3  # false matches for a stranger, of which notes say what threshold they take
+
 
 class LRFace:
     """A trained model that answers about pictures of aligned faces.
@@ -271,7 +273,8 @@ class LRFace:
         people = len(gallery.people()[0])
         compared = len(gallery) if fuse == "max" else people
         asked = chosen.far is not None and chosen.threshold is not None
-        notes = answers.notes + ([_open_set(chosen.far, compared)] if asked else [])
+        held = self.thresholds.held(chosen.operating) if asked else []
+        notes = answers.notes + ([_open_set(chosen.far, compared, held)] if asked else [])
         return Search(found, chosen, people, len(gallery), notes)
 
     def _look(
@@ -291,9 +294,17 @@ def _single(given: object, colour: str, number: int) -> Picture:
     return replace(found[0], name=f"image {number}")
 
 
-def _open_set(far: float, compared: int) -> str:
-    return (
+def _open_set(far: float, compared: int, held: Sequence[float]) -> str:
+    """What a false accept rate means in a search. held: those that the card has a threshold at, the largest first."""
+    note = (
         f"each probe is compared with {compared:,} of the gallery: at FAR {far:g} for one comparison, expect "
-        f"{compared * far:.3g} false matches for a stranger; for one such in a thousand strangers take a threshold at "
-        f"FAR {1e-3 / compared:.1g}"
+        f"{compared * far:.3g} false matches for a stranger"
     )
+    wanted = RARE / compared  # of the first order, as the expectation above
+    if far <= wanted:
+        return note
+    note += f"; one such in a thousand strangers takes a threshold at FAR {wanted:.1g}"
+    if low := next((one for one in held if one <= wanted * 1.001), None):
+        return f"{note}, and the card has one at FAR {low:g}"
+    lowest = f"; the card's lowest is at FAR {held[-1]:g}" if held else ""
+    return f"{note}, which {1 / wanted:,.0f} pairs of strangers can tell, and no fewer{lowest}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -45,8 +46,11 @@ class Picture:
         if isinstance(self.source, tuple):
             return self.source[0][self.source[1]]
         if isinstance(self.source, Path):
-            if self.source.is_dir():
+            mode = os.stat(self.source).st_mode
+            if stat.S_ISDIR(mode):
                 raise ValueError("it is a folder")
+            if not stat.S_ISREG(mode):  # a pipe that nobody writes to would be waited for without end
+                raise ValueError("it is no file, but a pipe, a socket or a device")
             return self.source.read_bytes()
         return self.source if isinstance(self.source, bytes) else None
 

@@ -16,7 +16,7 @@ FUSIONS = ("max", "mean")
 WAYS = ("auto", "exact", "flat", "hnsw")
 MANY = 100_000  # faces from which on "auto" takes faiss
 NEIGHBOURS = 32  # of each vector in an HNSW graph
-INSTALL = "pip install faiss-cpu  (or pip install 'lrface[search]')"
+INSTALL = "pip install faiss-cpu"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ FLIP_MARKS = {  # of the words in which rules tell it
     "concat": re.compile(r"\bone behind the other\b|\bconcat"),
 }
 SIDES = re.compile(r"\d+(-\d+)?")  # a part's name that tells the pixels of both images
-MEASURE = "python tools/evaluate.py RUN --set far=[{far:g}]"
+MEASURE = "python tools/evaluate.py RUN --set 'far=[{far:g}]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,10 @@ class Thresholds:
         note = f"{_note(found, far, where, self._in_training())}{_of_another_flip(found.flip, flip)}{doubt}"
         bounds = found.lo, found.hi, found.reached, found.impostors
         return Chosen(found.threshold, far, where, *bounds, note, found.flip)
+
+    def held(self, operating: str) -> list[float]:
+        """False accept rates that there is a threshold at for a set/part, the largest first; none where it is none."""
+        return sorted((far for far, at in self.at.get(operating, {}).items() if at.threshold is not None), reverse=True)
 
     def _in_training(self) -> str:
         """How a model on its way is told apart: its thresholds are of the last evaluation before."""

@@ -8,7 +8,16 @@ from pathlib import Path
 from recognition.answers.pictures import Picture
 from recognition.data.detection import Detector
 from recognition.demo import views
-from recognition.demo.compare import NEAREST, closest, compare, curve, hold_together, operating_points, rates
+from recognition.demo.compare import (
+    NEAREST,
+    closest,
+    compare,
+    curve,
+    hold_together,
+    operating_points,
+    rates,
+    thresholds,
+)
 from recognition.demo.faces import (
     LEAST_SIDE,
     MOST_PICTURES,
@@ -94,11 +103,12 @@ class Demo:
     def show(
         self, faces: tuple[Face, Face], sides: tuple[float, float], far: float | None, operating: str | None
     ) -> tuple[str, str, str, str]:
-        """Both faces, the verdicts and the curve as HTML."""
+        """Both faces, the verdicts and the curve as HTML. ValueError for a side that no slider has."""
         whole = (_side(sides[0]), _side(sides[1]))
         try:
             found = compare(self.models, faces, whole, far, operating or "")
             sides, curves = curve(self.models, found)
+            marks = thresholds(self.models, found)
         except ValueError as error:
             plain = [views.face_view(face, side, None, "") for face, side in zip(faces, whole, strict=True)]
             return plain[0], plain[1], views.sentence_view(str(error)), ""
@@ -106,10 +116,10 @@ class Demo:
             views.face_view(face, side, seen, self.models.scorer)
             for face, side, seen in zip(faces, whole, found.seen, strict=True)
         ]
-        return shown[0], shown[1], views.verdict_view(found), views.curve_view(found, sides, curves)
+        return shown[0], shown[1], views.verdict_view(found), views.curve_view(found, sides, curves, marks)
 
     def show_many(self, many: Many, side: float, far: float | None, operating: str | None) -> str:
-        """Table and matrices as HTML; "" before there are pictures."""
+        """Table and matrices as HTML; "" before there are pictures. ValueError for a side that no slider has."""
         if not many.faces and not many.errors:
             return ""
         whole = _side(side)
@@ -129,13 +139,16 @@ class Demo:
         faces, problems = read_faces(taken, self.detector)
         errors = [(taken[row].name, problem) for row, problem in problems.items()]
         if left:
-            errors.append((f"{len(left):,} more pictures", f"the demo takes the first {MOST_PICTURES} by name"))
+            errors.append((f"{views.count_words(len(left))} more", f"the demo takes the first {MOST_PICTURES} by name"))
         return Many(tuple(faces), tuple(errors))
 
 
-def _side(value: float) -> int:
+def _side(value: float | None) -> int:
     """Of a slider; a visitor could send anything. ValueError."""
-    whole = int(value)
+    try:
+        whole = int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"a side of {str(value)[:20]} px; it goes from {LEAST_SIDE} to {IMAGE_SIZE}") from None
     if not LEAST_SIDE <= whole <= IMAGE_SIZE:
         raise ValueError(f"a side of {whole} px; it goes from {LEAST_SIDE} to {IMAGE_SIZE}")
     return whole

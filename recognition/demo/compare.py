@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from recognition.answers.thresholds import Chosen
-from recognition.demo.faces import SIDES, Face
+from recognition.demo.faces import LEAST_SIDE, SIDES, Face
 from recognition.demo.models import Models, One, Seen
 from recognition.page.numbers import sides_of
+from recognition.types import IMAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Comparison:
     sides: tuple[int, int]
     seen: tuple[Seen, Seen]
     judged: list[Judged]  # of the base where there is one, and of the model
+    far: float | None = None  # as asked
+    nearest: bool = False  # whether thresholds follow the faces' resolution
 
     @property
     def of_other_faces(self) -> bool:
@@ -84,7 +87,8 @@ def compare(
 
     operating: set/part that thresholds were measured on, NEAREST, or "" for the card's own choice.
     """
-    operating = nearest_point(models, sides, far) if operating == NEAREST else operating
+    nearest = operating == NEAREST
+    operating = nearest_point(models, sides, far) if nearest else operating
     seen = models.look(list(zip(faces, sides, strict=True)))
     for face, one in zip(faces, seen, strict=True):
         if isinstance(one, str):
@@ -93,19 +97,12 @@ def compare(
         Judged(one, _cosine(seen[0], seen[1], number), chosen_of(one, far, operating))
         for number, one in enumerate(models.shown)
     ]
-    return Comparison(faces, sides, (seen[0], seen[1]), judged)
+    return Comparison(faces, sides, (seen[0], seen[1]), judged, far, nearest)
 
 
 def nearest_point(models: Models, sides: tuple[int, int], far: float | None) -> str:
     """Where the card holds a threshold at this rate on faces whose sides are nearest to these, as factors; or ""."""
-    wanted = np.log(sorted(sides))
-
-    def away(where: str) -> float:
-        found = sides_of(where.partition("/")[2])
-        return np.inf if found is None else float(np.abs(np.log(sorted(found[1:])) - wanted).sum())
-
-    known = [where for where in operating_points(models) if far in rates(models, where)]
-    return min(known, key=away, default="")
+    return _nearest(_points_at(models, far), sides)
 
 
 def chosen_of(one: One, far: float | None, operating: str) -> Chosen:
@@ -151,6 +148,27 @@ class Held:
         return best, float(others[best])
 
 
+def thresholds(models: Models, found: Comparison) -> list[dict[int, float]]:
+    """Of each model its threshold by the second face's side; each holds up to the next side. {} where it has none."""
+    if not found.nearest:
+        ends = (LEAST_SIDE, IMAGE_SIZE)
+        return [
+            {} if one.chosen.threshold is None else dict.fromkeys(ends, one.chosen.threshold) for one in found.judged
+        ]
+    points = _points_at(models, found.far)
+    lines: list[dict[int, float]] = [{} for _ in models.shown]
+    where = ""
+    for side in range(LEAST_SIDE, IMAGE_SIZE + 1):
+        before, where = where, _nearest(points, (found.sides[0], side))
+        if where == before and side != IMAGE_SIZE:
+            continue
+        for one, line in zip(models.shown, lines, strict=True):
+            threshold = chosen_of(one, found.far, where).threshold
+            if threshold is not None:
+                line[side] = threshold
+    return lines
+
+
 def hold_together(
     models: Models,
     faces: Sequence[Face],
@@ -179,3 +197,18 @@ def _default(models: Models, far: float) -> str:
 
 def _cosine(first: Seen, second: Seen, number: int) -> float:
     return float(first.embeddings[number] @ second.embeddings[number])
+
+
+def _points_at(models: Models, far: float | None) -> list[str]:
+    """Sets and parts at which the card holds a threshold at this rate."""
+    return [where for where in operating_points(models) if far in rates(models, where)]
+
+
+def _nearest(points: Sequence[str], sides: tuple[int, int]) -> str:
+    wanted = np.log(sorted(sides))
+
+    def away(where: str) -> float:
+        found = sides_of(where.partition("/")[2])
+        return np.inf if found is None else float(np.abs(np.log(sorted(found[1:])) - wanted).sum())
+
+    return min(points, key=away, default="")

@@ -14,9 +14,13 @@ import numpy as np
 import torch
 
 from recognition.answers.pictures import Picture, gather, problem_of, read
+from recognition.data.checksums import checksum_path
 from recognition.data.degrade import low_res
 from recognition.data.detection import Detector, choose
 from recognition.data.encoded import stated_size
+from recognition.data.named import MANIFEST
+from recognition.data.record_format import record_paths
+from recognition.data.records import find_shards
 from recognition.data.synthetic import SyntheticFaces
 from recognition.types import IMAGE_SIZE
 
@@ -81,9 +85,9 @@ def handed_in(text: str) -> list[tuple[str, bytes]]:
 
 
 def picture_of(name: str, data: bytes) -> Picture:
-    """One that a visitor handed in. Only what states its size at its head is taken: nothing is decoded before."""
+    """A visitor's picture. Only what states its size at its head is taken: nothing is decoded before."""
     if len(data) > MOST_BYTES:
-        return Picture(name, problem=f"{len(data) >> 20} MiB; the demo takes pictures of {MOST_BYTES >> 20} MiB")
+        return Picture(name, problem=_large(len(data)))
     size = stated_size(data)
     if size is None:
         return Picture(name, problem="no JPEG or PNG, or a damaged one; the demo takes these two")
@@ -95,20 +99,23 @@ def in_folder(where: str, root: Path) -> list[Picture]:
 
     Of the first MOST_PICTURES links out of the root and large files are problems; the others are not looked at.
 
-    ValueError with a sentence for another place, none, and a folder without pictures.
+    ValueError with a sentence for another place, none, a folder without pictures, and one of aligned pictures whose
+    records lie elsewhere.
     """
-    if not where.strip() or "\0" in where:
+    where, root = where.strip(), root.resolve()
+    if not where or "\0" in where:
         raise ValueError("name a folder with pictures")
-    folder = (root / Path(where.strip()).expanduser()).resolve()
-    if not folder.is_relative_to(root.resolve()):
-        raise ValueError(f"{folder} lies outside {root.resolve()}: start the demo with --root {folder}")
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
     try:
+        folder = (root / Path(where).expanduser()).resolve()
+        if not folder.is_relative_to(root):
+            raise ValueError(f"{folder} lies outside {root}: start the demo with --root {folder}")
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}")
+        _check_aligned(folder, root)
         found = gather(folder)
-    except OSError as error:
-        raise ValueError(f"{folder}: {error.strerror or error}") from None
-    return [_inside(one, root.resolve()) for one in found[:MOST_PICTURES]] + found[MOST_PICTURES:]
+    except (OSError, RuntimeError, TypeError) as error:  # a name of 300 letters, ~nobody, a number for a picture's name
+        raise ValueError(f"{where[:200]}: {problem_of(error)}") from None
+    return [_inside(one, root) for one in found[:MOST_PICTURES]] + found[MOST_PICTURES:]
 
 
 def read_faces(pictures: list[Picture], detector: Detector | None = None) -> tuple[list[Face], dict[int, str]]:
@@ -144,22 +151,49 @@ def as_link(pixels: np.ndarray, exact: bool = False) -> str:
 
 def _inside(picture: Picture, root: Path) -> Picture:
     """A link out of the root is not followed."""
-    if isinstance(picture.source, Path):
+    if not isinstance(picture.source, Path):
+        return picture
+    try:
         if not picture.source.resolve().is_relative_to(root):
             return Picture(picture.name, problem=f"a link to outside {root}")
-        try:
-            size = picture.stamp()[0]
-        except OSError as error:
-            return Picture(picture.name, problem=problem_of(error))
-        if size > MOST_BYTES:
-            return Picture(picture.name, problem=f"{size >> 20} MiB; the demo takes {MOST_BYTES >> 20} MiB")
-    return picture
+        size = picture.stamp()[0]
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead back to themselves
+        return Picture(picture.name, problem=problem_of(error))
+    return Picture(picture.name, problem=_large(size)) if size > MOST_BYTES else picture
+
+
+def _check_aligned(folder: Path, root: Path) -> None:
+    """ValueError where the manifest of an aligned folder, or a file of the records that it names, lies outside."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return
+    _check_inside(manifest, root)
+    try:
+        with manifest.open(encoding="utf-8") as lines:
+            named = json.loads(lines.readline())["records"]
+    except (ValueError, KeyError, TypeError):
+        return  # who reads it says what is wrong
+    if isinstance(named, str):
+        _check_inside(folder / named, root)
+        for shard in find_shards(folder / named):
+            for file in (*record_paths(shard), checksum_path(shard)):
+                _check_inside(file, root)
+
+
+def _check_inside(file: Path, root: Path) -> None:
+    if not file.resolve().is_relative_to(root):
+        raise ValueError(f"{file} lies outside {root}: start the demo with a --root above it")
+
+
+def _large(size: int) -> str:
+    return f"{size >> 20} MiB; the demo takes pictures of {MOST_BYTES >> 20} MiB"
 
 
 def _face(picture: Picture, detector: Detector | None) -> Face | str:
     points, note = None, ""
     try:
-        pixels = picture.pixels()
+        encoded = picture.encoded()
+        pixels = (picture if encoded is None else picture_of(picture.name, encoded)).pixels()
         height, width = pixels.shape[:2]
         if (height, width) != (IMAGE_SIZE, IMAGE_SIZE):
             note = RESIZED

@@ -19,9 +19,10 @@ from recognition.answers.engines import TorchEngine
 from recognition.answers.opening import open_engine
 from recognition.answers.thresholds import of_card
 from recognition.config import from_json, run_of
+from recognition.demo import ASKS_NOBODY
 from recognition.demo.faces import Face, reduced
 from recognition.model import FaceModel, build_backbone
-from recognition.recipes import SHIPPED
+from recognition.recipes import SHIPPED, TRY
 from recognition.runs import load_run
 from recognition.weights import hub, read_weights
 
@@ -97,7 +98,7 @@ def default_model() -> tuple[Path, str]:
     if (RUN / "model" / "adapter.json").is_file():
         return RUN, ""
     return SHIPPED_BASE, (
-        f"There is no finished {RUN}: this is the base model that ships with LRFace, alone. `make demo` adapts it."
+        f"There is no finished {RUN}: this is the base model that ships with LRFace, alone. `{TRY}` adapts it."
     )
 
 
@@ -140,7 +141,11 @@ def _base(path: Path, base: str | None) -> FaceModel | str:
         named = str(base or from_json(run_of(path) / "config.json").backbone.weights)
         if not named:
             return "this run started without weights"
-        if not hub.is_address(named) and not Path(named).is_file():
+        try:
+            there = hub.local_path(named).is_file()
+        except (ConnectionError, ImportError):
+            return f"its base, {named}, is not in the cache, and {ASKS_NOBODY}"
+        if not there:
             return f"its base, {named}, is not there (--base FILE)"
         return load_run(path, base=True, weights=named)
     if not path.is_dir() and "adapter" not in _card(path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import gradio
     from gradio.themes import Base
 
-HELD = 3600  # seconds for which a visitor's pictures stay in memory after the last word from the page
+HELD = 3600  # seconds for which a visitor's pictures stay in memory while the page is open
+MOST_SESSIONS = 32  # pages that are open at once; of more, those that were silent longest start anew
 
 
 def build(demo: Demo, source: str, notes: Sequence[str] = ()) -> gradio.Blocks:
@@ -48,6 +49,7 @@ def build(demo: Demo, source: str, notes: Sequence[str] = ()) -> gradio.Blocks:
             return gr.Dropdown(demo.rates(operating or ""), value=demo.rate_at(operating or "", old))
 
         where.input(rates_there, [where, rate], rate, show_progress="hidden", api_name="rates")
+    page.state_session_capacity = MOST_SESSIONS
     return page.queue(max_size=32, default_concurrency_limit=2)
 
 
@@ -83,14 +85,14 @@ def _two_faces(gr, demo: Demo, faces: tuple[Face, Face], rate, where, shown: tup
             chart = _html(gr, shown[3])
 
     def show(first: Face, second: Face, a: float, b: float, far: float | None, point: str | None):
-        return demo.show((first, second), (a, b), far, point)
+        return _told(gr, demo.show, (first, second), (a, b), far, point)
 
     for picker, state in zip(pickers, states, strict=True):
 
         def take(value: str | None) -> Face:
             return _told(gr, demo.take, value)
 
-        picker.submit(take, picker, state, show_progress="hidden", api_name="take")
+        picker.submit(take, picker, state, show_progress="minimal", show_progress_on=picker, api_name="take")
     inputs, outputs = [*states, *sliders, rate, where], [*pictures, verdict, chart]
     changes = [part.change for part in (*states, *sliders, rate)] + [where.input]
     gr.on(changes, show, inputs, outputs, show_progress="hidden", trigger_mode="always_last", api_name="compare")
@@ -117,10 +119,13 @@ def _folder(gr, demo: Demo, rate, where) -> None:
         return _told(gr, demo.take_many, value)
 
     def show(pictures: Many, pixels: float, far: float | None, point: str | None) -> str:
-        return demo.show_many(pictures, pixels, far, point)
+        return _told(gr, demo.show_many, pictures, pixels, far, point)
 
-    gr.on([button.click, folder.submit], read, folder, many, show_progress="hidden", api_name="folder")
-    picker.submit(take, picker, many, show_progress="hidden", api_name="pictures")
+    gr.on(
+        [button.click, folder.submit], read, folder, many, show_progress="minimal", show_progress_on=folder,
+        api_name="folder",
+    )  # fmt: skip
+    picker.submit(take, picker, many, show_progress="minimal", show_progress_on=picker, api_name="pictures")
     changes = [many.change, side.change, rate.change, where.input]
     gr.on(
         changes, show, [many, side, rate, where], result, show_progress="minimal", trigger_mode="always_last",
@@ -140,11 +145,11 @@ def _html(gr, value: str, **options: str):
     return gr.HTML(value, apply_default_css=False, **options)
 
 
-def _told(gr, work, value: str | None):
-    """What the work makes of a value; its sentence as a message on the page where it cannot."""
+def _told(gr, work: Callable[..., object], *values: object):
+    """What the work makes of values; its sentence as a message on the page where it cannot."""
     try:
-        return work(value)
-    except ValueError as error:
+        return work(*values)
+    except (ValueError, OSError, RuntimeError) as error:
         raise gr.Error(
             views.escaped(str(error)), duration=8, title="That cannot be shown", print_exception=False
         ) from None

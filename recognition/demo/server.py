@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import tempfile
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 PORTS = range(7860, 7880)  # tried in turn where no port is asked for
 MOST_BODY = MOST_TOGETHER * 3 // 2  # bytes of a request: pictures travel as base64
-OPEN = ("/assets/", "/static/", "/svelte/", "/gradio_api/queue/", "/gradio_api/heartbeat/")
+HEARTBEAT = "/gradio_api/heartbeat/"
+OPEN = ("/assets/", "/static/", "/svelte/", "/gradio_api/queue/", HEARTBEAT)
 PAGES = ("/", "/config", "/theme.css", "/manifest.json", "/favicon.ico", "/robots.txt", "/gradio_api/info",
          "/gradio_api/startup-events", "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/app_id")  # fmt: skip
 POLICY = (
@@ -74,11 +76,14 @@ def private() -> Iterator[None]:
 
 
 def refuse_outside(event: str, arguments: tuple[object, ...]) -> None:
-    """An audit hook. PermissionError for a connection, a message or a name look-up beyond this machine."""
-    if event == "socket.getaddrinfo":
+    """An audit hook. PermissionError for a connection, a message or a name look-up beyond this machine.
+
+    It hears of what Python code does; a library that calls the system itself is not held back.
+    """
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
         host = arguments[0]
-    elif event in ("socket.connect", "socket.sendto"):
-        address = arguments[1]
+    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getnameinfo"):
+        address = arguments[-1]
         host = address[0] if isinstance(address, tuple) else None  # another form is of this machine, a Unix socket
     else:
         return
@@ -100,19 +105,45 @@ def application(page: gradio.Blocks, port: int) -> Guard:
         max_file_size=1, ssr_mode=False, mcp_server=False, enable_monitoring=False, pwa=False, show_error=True,
         theme=theme(), head=f"<style>{look.css()}</style>",
     )  # fmt: skip
-    return Guard(whole, port)
+    return Guard(whole, port, forgetting(page))
+
+
+def forgetting(page: gradio.Blocks) -> Callable[[str], None]:
+    """Keeps gradio from keeping what visitors send and see; what is returned drops the session of a closed page.
+
+    gradio would keep the last value of every part of a page, and the state for an hour after the page is closed.
+    """
+    sessions = page.state_holder.session_data = Sessions()
+
+    def closed(session: str) -> None:
+        sessions.pop(session, None)
+        page.state_holder.time_last_used.pop(session, None)
+
+    return closed
+
+
+class Sessions(OrderedDict):
+    """gradio's sessions by name, each with its states and without the values of its parts."""
+
+    def __setitem__(self, name: str, session: object) -> None:
+        session._update_value_in_config = lambda part, value: None
+        super().__setitem__(name, session)
 
 
 class Guard:
     """Lets in what the page itself asks for, from this machine; nothing else of gradio's can be reached.
 
     Host: another name that points to the loopback (DNS rebinding) is refused. Origin: other sites in the same browser
-    are. Paths: no upload, no file, no proxy. Bodies are limited. Every answer carries the policy by which a browser
-    loads nothing from anywhere else.
+    are; a link of theirs may lead here. Paths: no upload, no file, no proxy. Bodies are limited. Every answer carries
+    the policy by which a browser loads nothing from anywhere else.
     """
 
-    def __init__(self, app: Callable[..., Awaitable[None]], port: int) -> None:
+    def __init__(
+        self, app: Callable[..., Awaitable[None]], port: int, closed: Callable[[str], None] = lambda session: None
+    ) -> None:
+        """closed: hears the name of a session whose page is gone."""
         self.app = app
+        self.closed = closed
         self.hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -140,19 +171,25 @@ class Guard:
                 message = {**message, "headers": [*kept, *HEADERS]}
             await send(message)
 
-        await self.app(scope, counted, guarded)
+        try:
+            await self.app(scope, counted, guarded)
+        finally:
+            before, heartbeat, session = str(scope["path"]).partition(HEARTBEAT)
+            if heartbeat and not before:  # it beats as long as the page is open
+                self.closed(session)
 
     def problem(self, scope: Message) -> tuple[int, str] | None:
         """Status and sentence for a request that is refused."""
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if headers.get(b"host") not in self.hosts:
+        if headers.get(b"host", "").lower() not in self.hosts:
             return 421, "this is not the host that was asked for"
-        origin = headers.get(b"origin")
-        if origin is not None and origin.removeprefix("http://") not in self.hosts:
-            return 403, "other pages may not ask"
-        if headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin"):
-            return 403, "other pages may not ask"
         path = str(scope["path"])
+        origin = headers.get(b"origin")
+        if origin is not None and origin.lower().removeprefix("http://") not in self.hosts:
+            return 403, "other pages may not ask"
+        link = path == "/" and scope.get("method") == "GET" and headers.get(b"sec-fetch-mode") == "navigate"
+        if headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin") and not link:
+            return 403, "other pages may not ask"
         if path not in PAGES and not path.startswith(OPEN):
             return 403, "there is nothing to be had"
         length = headers.get(b"content-length", "0")

@@ -74,18 +74,20 @@ def verdict_view(found: Comparison) -> Markup:
     return _box(element("div", *(_verdict(one) for one in found.judged), class_="verdicts"), *notes)
 
 
-def curve_view(found: Comparison, sides: list[int], curves: dict[str, list[float]]) -> Markup:
-    """Similarity over the resolution of the second face; a mark stands where its slider is."""
+def curve_view(
+    found: Comparison, sides: list[int], curves: dict[str, list[float]], thresholds: list[dict[int, float]]
+) -> Markup:
+    """Similarity over the resolution of the second face; a mark stands where its slider is. thresholds: by side."""
     lines = []
     for judged in found.judged:
         now = judged.similarity
         marks = [(found.sides[1], now, now, now)]
         lines.append(Line(judged.one.name, judged.one.style, sides, curves[judged.one.name], bars=marks))
-    for number, judged in enumerate(found.judged):
-        if judged.chosen.threshold is not None:
-            ends = [judged.chosen.threshold] * 2
-            name = f"threshold, {judged.one.name}" if len(found.judged) > 1 else "threshold"
-            lines.append(Line(name, 3 - number, (LEAST_SIDE, IMAGE_SIZE), ends))
+    for number, (judged, line) in enumerate(zip(found.judged, thresholds, strict=True)):
+        if line:
+            measured = "" if found.nearest else f" ({point_words(judged.chosen.operating)})"
+            name = f"threshold{measured}" + (f", {judged.one.name}" if len(found.judged) > 1 else "")
+            lines.append(Line(name, 3 - number, [*line], [*line.values()], step=True))
     x = Axis("side of the second face, px", log=True, least=LEAST_SIDE, most=IMAGE_SIZE)
     title = f"As the second face loses resolution (the first at {found.sides[0]} px)"
     return _box(element("div", line_chart(title, lines, x, Axis("similarity", most=1.0)), class_="charts"))
@@ -96,18 +98,17 @@ def many_view(held: Held, models: Models, side: int) -> Markup:
     parts: list[object] = []
     if held.errors:
         listed = [element("li", element("b", name), f": {problem}") for name, problem in held.errors]
-        parts.append(details(f"{len(held.errors)} pictures without an answer", element("ul", *listed), opened=True))
+        parts.append(details(f"{count_words(len(held.errors))} without an answer", element("ul", *listed), opened=True))
     if not held.faces:
         return _box(*parts, element("p", "No picture to show.", class_="soft"))
     names = [one.name for one in models.shown]
     heads = ["", "picture", "quality", "gate", *(f"most alike, {name}" for name in names)]
     rows = [[f"{n + 1}", *_row(held, n, len(names))] for n in range(len(held.faces))]
-    noted = sum(bool(face.note) for face in held.faces)
     parts.append(table(heads, rows, label="quality and nearest picture"))
-    if noted:
-        parts.append(
-            element("p", f"{noted} pictures were not 112 × 112; their names say what was done.", class_="soft")
-        )
+    for note in dict.fromkeys(face.note for face in held.faces if face.note):
+        numbers = [f"{n + 1}" for n, face in enumerate(held.faces) if face.note == note]
+        which = f"Picture{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+        parts.append(element("p", f"{which}: {note}.", class_="note"))
     decided = any(chosen.threshold is not None for chosen in held.chosen)
     end = "; in bold what passes the threshold." if decided else "."
     parts.append(element("p", f"Similarity of all with all at {side} px{end}", class_="soft"))
@@ -128,6 +129,11 @@ def hint(text: str) -> Markup:
 def escaped(text: str) -> Markup:
     """Text that stands for itself in a message of gradio's, which would read it as HTML."""
     return join([text])
+
+
+def count_words(count: int) -> str:
+    """1 picture, 2 pictures."""
+    return f"{count:,} picture{'' if count == 1 else 's'}"
 
 
 def rate_words(far: float) -> str:

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ import torch
 import adapters
 from recognition import config as settings
 from recognition.delivery import write_model, write_start
+from recognition.demo import ASKS_NOBODY
+from recognition.demo import server as server_module
 from recognition.demo.faces import sample
 from recognition.model import assemble
 from tests.answering import RESULTS, write_picture
@@ -31,6 +34,9 @@ from tools import demo
 
 pytest.importorskip("gradio")
 ROOT = Path(demo.__file__).resolve().parents[1]
+WATCH = """window.waited = 0;
+new MutationObserver(() => { waited ||= document.querySelector('.wrap.minimal:not(.hide)') ? 1 : 0; })
+  .observe(document.body, {subtree: true, childList: true, attributes: true}); 0"""
 READY = "document.querySelector('.lr .verdict')"
 
 
@@ -112,6 +118,8 @@ def test_files_and_strangers_are_refused(server: Server) -> None:
         status, found = server.get(path)
         assert status >= 400 and b"root:" not in found
     assert server.get("/", Host="evil.example")[0] == 421
+    linked = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert server.get("/", **linked)[0] == 200 and server.get("/config", **linked)[0] == 403
     assert server.get("/config", Origin="https://evil.example")[0] == 403
 
 
@@ -132,8 +140,8 @@ def test_its_endpoints(server: Server) -> None:
     client.predict("faces", api_name="/folder")
     text = client.predict(28, 1e-3, "nearest", api_name="/many")
     assert "broken.jpg" in text and text.count("threshold 0.750 at FAR 0.001") == 2
-    for wrong in ("..", "/etc", "gone"):
-        with pytest.raises(AppError, match=r"--root|no folder"):
+    for wrong in ("..", "/etc", "gone", "n" * 300, "~nosuchuser"):
+        with pytest.raises(AppError, match=r"--root|no folder|name too long|home directory"):
             client.predict(wrong, api_name="/folder")
     with pytest.raises(AppError, match="no JPEG or PNG"):
         client.predict(packed(("a.gif", b"GIF89a")), api_name="/take")
@@ -157,6 +165,10 @@ def test_in_a_browser(server: Server, tmp_path: Path) -> None:
         elsewhere = [one for one in browser.asked if not one.startswith((server.address + "/", "data:", "blob:"))]
         assert not elsewhere and len(browser.asked) > 20
         assert not browser.said
+        browser.evaluate(WATCH)
+        browser.evaluate("document.querySelector('button[data-sample=\"3\"]').click()")
+        browser.wait("document.querySelector('.lr .face b').textContent === 'person B, picture 2'")
+        browser.wait("waited")  # the picker showed that something was on its way
 
 
 def test_the_port_is_taken(server: Server, capsys: pytest.CaptureFixture) -> None:
@@ -175,7 +187,15 @@ def test_wrong_options(wrong: list[str]) -> None:
 def test_without_gradio_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert demo.main([]) == 2
-    assert 'pip install "lrface[demo]"' in capsys.readouterr().err
+    assert 'pip install "gradio>=6,<7"' in capsys.readouterr().err
+
+
+def test_it_asks_no_hub(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # as private() does by the environment, for good
+    monkeypatch.setattr(server_module, "private", nullcontext)
+    assert demo.main(["--model", "hf://nobody/none/face.safetensors", "--port", "0"]) == 2
+    assert capsys.readouterr().err == f"hf://nobody/none/face.safetensors is not in the cache, and {ASKS_NOBODY}\n"
 
 
 def test_at_the_end_nothing_is_left(server: Server) -> None:

@@ -177,8 +177,13 @@ def test_identify(model: Counting, people: Path) -> None:
     assert found[1].candidates[0].person == "p1" and len(found[1].candidates) == 2
     assert found[2].candidates == [] and "do not decode" in found[2].error and found[2].person is None
     assert "compared with 4" in found.notes[0] and "expect 0.04 false matches" in found.notes[0]
+    assert "a threshold at FAR 0.0003" in found.notes[0] and "4,000 pairs of strangers" in found.notes[0]
+    assert "the card's lowest is at FAR 0.001" in found.notes[0], "nothing is advised that is refused"
     strict = model.identify(probes[1:2], people, threshold=1.0, fuse="mean")
     assert strict[0].person is None and strict[0].candidates[0].image == "" and not strict.notes
+    alone = model.identify(probes[1:2], FACES[:1], far=1e-2)
+    assert alone.notes[0].endswith("at FAR 0.001, and the card has one at FAR 0.001")
+    assert "takes a threshold" not in model.identify(probes[1:2], FACES[:1], far=1e-3).notes[0], "that is the one"
     gates = [model.look(FACES[1]).about(0)["gate"], found[1].about["gate"]]
     assert gates[0] == pytest.approx(gates[1])
 

@@ -77,6 +77,6 @@ def test_faults_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ValueError, match=r"fuse is|k is 0"):
             nearest(*one, **options)
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ValueError, match=r"pip install faiss-cpu .*--search exact"):
+    with pytest.raises(ValueError, match=r"pip install faiss-cpu; .*--search exact"):
         nearest(*one, way="flat")
     assert nearest(unit(0), *one[1:]).person.shape == (0, 2), "no probe that could be read"

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from recognition.data.degrade import low_res
+from recognition.answers.pictures import Picture
 from recognition.data.detection import Faces
+from recognition.data.named import MANIFEST, MANIFEST_FORMAT
+from recognition.data.recordio import Header, RecordWriter, pack
 from recognition.demo import faces
 from recognition.demo.faces import handed_in, in_folder, picture_of, read_faces, reduced, sample
+from recognition.distributed import World
+from recognition.evaluation.embed import look_at
+from recognition.evaluation.protocol import View
 from tests.answering import write_picture
 from tests.small import photos
 
@@ -109,14 +116,83 @@ def test_folders_below_the_root_only(tmp_path: Path) -> None:
     for where in ("..", str(outside), "../other", "way", "people/../../other", "/etc"):
         with pytest.raises(ValueError, match="start the demo with --root"):
             in_folder(where, inside)
-    for where, said in (("", "name a folder"), ("a\0b", "name a folder"), ("gone", "there is no folder")):
+    (inside / "ring").symlink_to("ring")
+    wrong = [("", "name a folder"), ("a\0b", "name a folder"), ("gone", "there is no folder"), ("ring", "ring: ")]
+    for where, said in [*wrong, ("n" * 300, "File name too long"), ("~nosuchuser/a", "home directory")]:
         with pytest.raises(ValueError, match=said):
             in_folder(where, inside)
 
 
-def test_reduced_as_the_evaluation_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
+def test_what_states_no_size_is_not_decoded_in_a_folder_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 60_000, 60_000) + b"\x08\x02\x00\x00\x00"
+    webp = b"RIFF" + struct.pack("<I", 99) + b"WEBPVP8X" + bytes(90)
+    for name, data in (("a.png", bomb), ("b.webp", webp), ("c.bmp", b"BM" + bytes(60)), ("d.png", b"GIF89a")):
+        (tmp_path / name).write_bytes(data)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    found, problems = read_faces(in_folder(".", tmp_path))
+    assert not found and "60000 x 60000" in problems[0]
+    assert all("no JPEG or PNG" in problems[row] for row in (1, 2, 3))
 
-    face = sample(0)
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png", photos(1)[0])
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").mkdir()
+    (tmp_path / "d.png").symlink_to("d.png")
+    found, problems = read_faces(in_folder(".", tmp_path))
+    assert len(found) == 1 and problems[1] == "it is no file, but a pipe, a socket or a device" and 2 in problems
+    with pytest.raises(ValueError, match="it is a folder"):
+        Picture("c.png", tmp_path / "c.png").encoded()
+
+
+def aligned(folder: Path, records: str, pictures: list[bytes]) -> None:
+    """What tools/align.py leaves: a manifest, and the records that it names."""
+    prefix = folder / records
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    with RecordWriter(prefix) as writer:
+        for key, data in enumerate(pictures):
+            writer.write(key, pack(Header(0, 0.0, key, 0), data))
+    head = {"format": MANIFEST_FORMAT, "records": records}
+    lines = [head, *({"status": "aligned", "name": f"{key}.png", "key": key} for key in range(len(pictures)))]
+    folder.mkdir(exist_ok=True)
+    (folder / MANIFEST).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_aligned_folders_end_at_the_root_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, pictures = tmp_path / "root", [png(photos(1)[0]), b"BM" + bytes(60)]
+    aligned(root / "own", "train.rec", pictures)
+    found, problems = read_faces(in_folder("own", root))
+    assert len(found) == 1 and "no JPEG or PNG" in problems[1]
+    monkeypatch.setattr(faces, "MOST_BYTES", 10)
+    assert "the demo takes pictures of" in read_faces(in_folder("own", root))[1][0]
+    aligned(root / "al", "../../other/train.rec", pictures)
+    aligned(root / "whole", str(tmp_path / "other" / "train.rec"), pictures)
+    aligned(root / "linked", "train.rec", pictures)
+    (root / "linked" / "train.idx").rename(tmp_path / "other.idx")
+    (root / "linked" / "train.idx").symlink_to(tmp_path / "other.idx")
+    (root / "way").mkdir()
+    (root / "way" / MANIFEST).symlink_to(root / ".." / "other" / MANIFEST)
+    (tmp_path / "other" / MANIFEST).write_text((root / "own" / MANIFEST).read_text())
+    for where in ("al", "whole", "linked", "way"):
+        with pytest.raises(ValueError, match="start the demo with a --root above it"):
+            in_folder(where, root)
+    for line in ("{", "[]", '{"format": "lrface.align/1", "records": 5}'):
+        (root / "own" / MANIFEST).write_text(line)
+        with pytest.raises(ValueError, match="is no manifest of aligned pictures"):
+            in_folder("own", root)
+
+
+def test_reduced_as_the_evaluation_does() -> None:
+    """Against the pictures that the evaluation hands to a model."""
+    face, seen = sample(0), []
+
+    class Model(torch.nn.Module):
+        def embed(self, image: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.round((image + 1) * 127.5).permute(0, 2, 3, 1).to(torch.uint8).numpy())
+            return image.mean((2, 3))
+
     assert reduced(face, 112) is face.pixels
-    assert np.array_equal(reduced(face, 14), low_res(torch.from_numpy(face.pixels)[None], 14)[0].numpy())
+    for side in (7, 14, 33):
+        look_at(Model(), [png(face.pixels)], View(np.arange(1), side), world=World(0, 0, 1, torch.device("cpu")))
+        assert np.array_equal(reduced(face, side), seen[-1][0])
+    assert not np.array_equal(seen[-1], seen[-2])

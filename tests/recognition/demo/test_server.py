@@ -25,7 +25,9 @@ async def inner(scope: dict, receive: object, send: object) -> None:
     await send({"type": "http.response.body", "body": body[:20]})
 
 
-def ask(path: str, *headers: tuple[bytes, bytes], bodies: tuple[bytes, ...] = (b"",)) -> tuple[int, dict, bytes]:
+def ask(
+    path: str, *headers: tuple[bytes, bytes], bodies: tuple[bytes, ...] = (b"",), closed: object = None
+) -> tuple[int, dict, bytes]:
     """Status, headers and body of an answer."""
     sent: list[dict] = []
     left = list(bodies)
@@ -36,8 +38,9 @@ def ask(path: str, *headers: tuple[bytes, bytes], bodies: tuple[bytes, ...] = (b
     async def send(message: dict) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "path": path, "headers": list(headers)}
-    asyncio.run(Guard(inner, 7860)(scope, receive, send))
+    scope = {"type": "http", "method": "GET", "path": path, "headers": list(headers)}
+    guard = Guard(inner, 7860, *([closed] if closed else []))
+    asyncio.run(guard(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
@@ -49,6 +52,22 @@ def test_the_page_is_answered_and_nothing_from_elsewhere_is_loaded() -> None:
     own = (b"origin", b"http://127.0.0.1:7860"), (b"sec-fetch-site", b"same-origin")
     assert ask("/gradio_api/queue/join", HOST, *own)[0] == 200
     assert ask("/assets/a.js", (b"host", b"localhost:7860"))[0] == 200
+    assert ask("/", (b"host", b"LOCALHOST:7860"))[0] == 200
+
+
+def test_a_link_from_elsewhere_leads_to_the_page_and_nowhere_else() -> None:
+    linked = (b"sec-fetch-site", b"cross-site"), (b"sec-fetch-mode", b"navigate")
+    assert ask("/", HOST, *linked)[0] == 200
+    for path, *headers in (("/", linked[0]), ("/config", *linked), ("/gradio_api/queue/join", *linked)):
+        assert ask(path, HOST, *headers)[0] == 403
+    assert ask("/", HOST, *linked, (b"origin", b"https://evil.example"))[0] == 403
+
+
+def test_who_closes_the_page_is_told() -> None:
+    gone: list[str] = []
+    for path in ("/gradio_api/heartbeat/abc", "/gradio_api/queue/data", "/", "/static/gradio_api/heartbeat/x"):
+        ask(path, HOST, closed=gone.append)
+    assert gone == ["abc"]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +113,7 @@ def test_a_body_without_a_stated_length_is_cut_off() -> None:
 @pytest.mark.parametrize("address", [("127.0.0.1", 80), ("localhost", 80), ("::1", 80, 0, 0), "/run/socket"])
 def test_the_loopback_may_be_reached(address: object) -> None:
     refuse_outside("socket.connect", (None, address))
+    refuse_outside("socket.sendmsg", (None, None))  # on a socket that is connected
     refuse_outside("open", ("file", "r", 0))
 
 
@@ -104,6 +124,10 @@ def test_nobody_else_may(host: str | bytes) -> None:
     for event, arguments in (
         ("socket.connect", (None, (host, 443))),
         ("socket.sendto", (None, (host, 53))),
+        ("socket.sendmsg", (None, (host, 53))),
+        ("socket.getnameinfo", ((host, 53),)),
+        ("socket.gethostbyname", (host,)),
+        ("socket.gethostbyaddr", (host,)),
         ("socket.getaddrinfo", (host, 443, 0, 0, 0)),
     ):
         with pytest.raises(PermissionError, match="speaks to nobody but this machine"):
