@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: a wheel carries tools, recipes and the demo's weights inside the package.
 
-In a source tree, and in an editable install of one, they are read where they lie; see SHIPPED in recognition/recipes.py.
+In a source tree, and an editable install of one, they are read where they lie: SHIPPED in recognition/recipes.py.
 """
 
 import shutil

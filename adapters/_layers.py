@@ -4,8 +4,8 @@ The bottleneck may carry several branches of `rank` channels each, which a gate 
 
     y = W x + scaling * B diag(w_1(g) * rank, ..., w_k(g) * rank) A x
 
-With two branches w = (1 - g, g), which equals two gated low-rank pairs side by side (PETALface, arXiv 2412.07771) at
-half the time and memory. Without a gate every branch weighs 1 / k.
+With two branches w = (1 - g, g), which equals two gated low-rank pairs side by side (PETALface, arXiv 2412.07771) with
+half as many matrix products. Without a gate every branch weighs 1 / k.
 """
 
 from __future__ import annotations

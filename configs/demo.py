@@ -8,7 +8,7 @@ Expect  a few minutes on two CPU cores; figures in README.md
 from easydict import EasyDict as edict
 
 config = edict()
-HELP = "synthetic faces; make them: make demo-data, or lrface make_synthetic"
+HELP = "synthetic faces; make them: make demo-data in a source tree, or lrface make_synthetic"
 config.needs = [
     edict(path="data/demo/train.rec", help=f"{HELP} data/demo --identities 200 --images 12 --first-identity 100000"),
     edict(

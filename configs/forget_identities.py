@@ -18,13 +18,17 @@ Expect  three minutes of one CPU core, evaluation aside. One seed, 112 px, befor
 from easydict import EasyDict as edict
 
 KNOWN = "runs/demo_full"
+PAINTED = "synthetic faces; make them: make demo-data in a source tree, or as `lrface train demo` says"
 MORE = "python tools/make_synthetic.py data/forget_"
 
 parent = "demo.py"
 config = edict()
 config.needs = [
-    edict(path="data/demo/train.rec", help="synthetic faces; make them: make demo-data"),
-    edict(path="data/demo_test/train.rec", help="synthetic faces; make them: make demo-data"),
+    edict(path="data/demo/train.rec", help=PAINTED),
+    edict(
+        path="data/demo_test/train.rec",
+        help=PAINTED,
+    ),
     edict(
         path="data/forget_forgotten/train.rec",
         help=f"make it: {MORE}forgotten --first-identity 100000 --identities 10 --images 40",

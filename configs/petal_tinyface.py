@@ -2,7 +2,10 @@
 
 Needs   data/tinyface/train.rec (7,804 faces of 2,570 people, 112 px) and checkpoints/swin_cosface_webface4m.pt
 Run     torchrun --nproc-per-node 8 tools/train.py configs/petal_tinyface.py
+        python tools/evaluate.py runs/petal_tinyface --protocol tinyface --data TinyFace
 Expect  the paper reports TinyFace rank-1 75.45 and LFW 99.68 from these weights; not measured here yet.
+        No evaluation.sets: training measures nothing, the second command does. TinyFace is low-resolution by itself,
+        so nothing is degraded.
         Differs from the published program: warm-up from the first update, step 0 equal to the base, frozen statistics,
         a gate bounded to [0, 1]; the paper's score threshold was never published, so midpoint and slope are our own.
 """

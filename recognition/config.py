@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 import re
@@ -11,8 +10,9 @@ from pathlib import Path
 
 from easydict import EasyDict
 
-from recognition.recipes import BASE, ConfigError, find, or_shipped, read, with_parents
+from recognition.recipes import BASE, ConfigError, find, or_shipped, read, spelled, with_parents
 from recognition.registry import nearest, registry_of
+from recognition.values import as_default, fits, kind_of, numbers, parse
 
 PLUGINS = {"backbone": "backbone", "adapter": "adapter", "scorer": "scorer", "margin": "margin"}
 LEAST = {
@@ -49,15 +49,14 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> EasyD
 
     path: a file, or the name of a recipe that ships with the project: demo, configs/demo.py; see find().
     A recipe defines `config`, an EasyDict, and may name another recipe to stand on, of its folder or a shipped one:
-    `parent = "x.py"`. run.name is filled in from the file name where it is empty. Files under weights/ that are not
-    here but ship with the project are named where they lie.
+    `parent = "x.py"`. run.name is filled in from the file name where it is empty.
     ConfigError lists every fault at once.
     """
     path = find(path)
     faults: list[str] = []
     config = defaults()
-    for recipe in with_parents(path):
-        layer = read(recipe).get("config")
+    for recipe, defined in with_parents(path):
+        layer = defined.get("config")
         if not isinstance(layer, dict):
             raise ConfigError(f"{recipe} defines no `config`: a recipe holds an EasyDict of that name")
         _lay(config, layer, "", faults)
@@ -71,9 +70,6 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> EasyD
     config.run.name = config.run.name or path.stem
     if config.backbone.weights != base:  # the recipe's own base is not needed where another is named
         config.needs = [need for need in config.needs if str(need["path"]) != base]
-    config.backbone.weights = or_shipped(config.backbone.weights)
-    for need in config.needs:
-        need["path"] = or_shipped(str(need["path"]))
     return config
 
 
@@ -131,12 +127,12 @@ def arguments(section: dict, kind: str) -> dict:
 
 def missing_needs(config: EasyDict) -> list[str]:
     """A sentence for each file that the recipe needs and that is not there."""
-    return [f"missing {need['path']}: {need['help']}" for need in config.needs if _lacks(str(need["path"]))]
+    return [f"missing {need['path']}: {spelled(need['help'])}" for need in config.needs if _lacks(str(need["path"]))]
 
 
 def _lacks(path: str) -> bool:
     """False for an address on the hub, too: whether it can be had is told when it is fetched."""
-    return not path.startswith("hf:/") and not Path(path).exists()
+    return not path.startswith("hf:/") and not or_shipped(path).exists()
 
 
 def describe_settings() -> str:
@@ -166,8 +162,8 @@ def plugin_faults(config: EasyDict) -> list[str]:
             faults.append(f"config.{section}: {error}")
             continue
         for key, default in registry.defaults(values["name"]).items():
-            if key in given and default is not None and not _fits(given[key], default):
-                wanted = f"it takes {_kind_of(default)}, such as its default {default!r}"
+            if key in given and default is not None and not fits(given[key], default):
+                wanted = f"it takes {kind_of(default)}, such as its default {default!r}"
                 faults.append(f"config.{section}.{key} is {given[key]!r}; {wanted}")
     return faults
 
@@ -236,13 +232,13 @@ def _lay(below: EasyDict, above: dict, where: str, faults: list[str]) -> None:
             below[key] = copy.deepcopy(value)
         elif name in ("gate.midpoint", "gate.slope") and value == "auto":
             below["fit"] = below["fit"] or "roles"  # one rule gives both, when a run starts
-        elif name in ("gate.midpoint", "gate.slope") and _numbers(value):
+        elif name in ("gate.midpoint", "gate.slope") and numbers(value):
             below[key] = [float(number) for number in value]  # of a scorer that gives several scores
-        elif _fits(value, below[key]):
-            below[key] = _as(value, below[key])
+        elif fits(value, below[key]):
+            below[key] = as_default(value, below[key])
         else:
             faults.append(
-                f"config.{name} is {value!r}; it takes {_kind_of(below[key])}, such as its default {below[key]!r}"
+                f"config.{name} is {value!r}; it takes {kind_of(below[key])}, such as its default {below[key]!r}"
             )
 
 
@@ -263,7 +259,7 @@ def _spell_out(values: dict, section: str, faults: list[str]) -> dict:
         if key in others:
             faults.append(f"config.{section}.name is '{given}' and {key} is {others[key]!r}: write the {key} once")
         default = registry.defaults(name).get(key)
-        others[key] = text if default is None else _parse(text, default)
+        others[key] = text if default is None else parse(text, default)
     return {"name": name, **others}
 
 
@@ -279,55 +275,11 @@ def _override(config: EasyDict, text: str, faults: list[str]) -> None:
             faults.append(_unknown(name, part, section, ".".join([*path[:depth], ""])))
             return
         section = section[part]
-    value = _parse(written, section.get(last))
+    value = parse(written, section.get(last))
     layer: dict = {last: value}
     for part in reversed(path):
         layer = {part: layer}
     _lay(config, layer, "", faults)
-
-
-def _numbers(value: object) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(_fits(number, 0.0) for number in value)
-
-
-def _parse(written: str, default: object) -> object:
-    if isinstance(default, str):
-        return written
-    if isinstance(default, bool) and written.lower() in ("true", "false"):
-        return written.lower() == "true"
-    return literal(written)
-
-
-def literal(written: str) -> object:
-    """What a text on a command line stands for: a number, a list, ... or itself."""
-    try:
-        return ast.literal_eval(written)
-    except (ValueError, SyntaxError):
-        return written
-
-
-def _fits(value: object, default: object) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
-    if isinstance(default, list | tuple):
-        return isinstance(value, list | tuple | str)  # one file name stands for a list of one
-    return isinstance(value, type(default))
-
-
-def _as(value: object, default: object) -> object:
-    """The value in its default's type, so that what is laid over it later is held to the same."""
-    if isinstance(default, float):
-        return float(value)
-    if isinstance(default, list):
-        return [value] if isinstance(value, str) else copy.deepcopy([*value])
-    return copy.deepcopy(value)
-
-
-def _kind_of(default: object) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list"}
-    return names.get(type(default), "a section")
 
 
 def _unknown(name: str, key: str, section: dict, where: str) -> str:

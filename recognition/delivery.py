@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from easydict import EasyDict
@@ -22,7 +22,8 @@ from recognition.evaluation.results import RESULTS, load_measures, load_model
 from recognition.files import write_atomically
 from recognition.logs import provenance
 from recognition.model import GATE, FaceModel, count_parameters, preprocessing
-from recognition.weights import hub, read_weights, sha256
+from recognition.weights import hub, sha256
+from recognition.weights.known import known
 
 FOLDER = "model"
 MODEL = f"{FOLDER}/adapter.safetensors"
@@ -54,7 +55,8 @@ def write_start(
     records: fingerprint of the training records. gate: how its midpoint and slope were fitted, where they were.
     scores: where those of stored pictures come from, where there are some. base: the weights it starts from.
     """
-    begun = {"weights": config.backbone.weights, "sha256": base.sha256} if base and base.sha256 else None
+    begun = {"weights": config.backbone.weights, **asdict(base)} if base and base.sha256 else {}
+    begun.pop("licence", None)
     parts = {"gate": gate, "scores": scores, "base": begun}
     told = {**provenance(), "records": records, **{name: part for name, part in parts.items() if part}}
     write_atomically(run / "provenance.json", json.dumps(told, indent=2) + "\n")
@@ -74,8 +76,8 @@ def read_base(path: str, *, whole: bool = True) -> Base:
     """What a card tells of the base weights; path: "" = there are none. whole: False leaves it at the file's hash."""
     if not path or not whole:
         return Base(sha256(path)) if path else Base()
-    found = read_weights(path)
-    return Base(sha256(path), adapters.hash_tensors(found.tensors), found.card.get("licence"))
+    found = known(path)
+    return Base(sha256(path), found.tensors_sha256, found.card.get("licence"))
 
 
 def pin_base(config: EasyDict, run: Path) -> None:

@@ -24,7 +24,11 @@ class PickleError(ValueError):
     """A pickle that is cut short, damaged, or holds something that is not read here."""
 
 
-class RefusedName(PickleError):
+class NotRead(PickleError):
+    """A pickle that may be whole, and holds what is not read here."""
+
+
+class RefusedName(NotRead):
     """A pickle that asks for a name outside the table, or for more than the name's stand-in gives."""
 
 
@@ -38,9 +42,23 @@ class Maker:
 class Holder(ABC):
     """What a maker gives where the pickle completes it by a state of its own."""
 
+    __slots__ = ()
+
     @abstractmethod
     def set_state(self, state: object) -> None:
         """Take the pickled state. PickleError where it is none of this holder's."""
+
+
+class Forgotten(Holder):
+    """Stands where something is not read: a key like any other, and whatever is put into it is not kept."""
+
+    __slots__ = ()
+
+    def set_state(self, state: object) -> None:
+        """Nothing is kept."""
+
+
+FORGETS = Maker(lambda _: Forgotten())
 
 
 def read_pickle(
@@ -50,14 +68,16 @@ def read_pickle(
     at: int = 0,
     strings: Literal["bytes", "text"] = "bytes",
     persistent: Callable[[object], object] | None = None,
+    forgets: bool = False,
 ) -> tuple[object, int]:
     """The object pickled from byte `at` on, and the byte after it. Protocols 0 to 5; nothing of the file is run.
 
     names: what names stand for: a Maker, which the pickle may call, or plain data.
     strings: what Python 2's str becomes. persistent: gives the object behind a persistent id; None refuses them.
+    forgets: something Forgotten stands for every object of a name outside `names`, and for keys that are no plain data.
     RefusedName for a name outside `names`; PickleError for every other fault, sets and instances of classes included.
     """
-    machine = _Machine(data, names, at, strings, persistent)
+    machine = _Machine(data, names, at, strings, persistent, forgets)
     try:
         return machine.run(), machine.at
     except PickleError:
@@ -77,9 +97,11 @@ def shown(text: str | bytes) -> str:
 class _Machine:
     """One run over one pickle."""
 
-    def __init__(self, data: bytes, names: Names, at: int, strings: str, persistent: Callable | None) -> None:
+    def __init__(
+        self, data: bytes, names: Names, at: int, strings: str, persistent: Callable | None, forgets: bool
+    ) -> None:
         self.data, self.names, self.at = data, names, at
-        self.strings, self.persistent = strings, persistent
+        self.strings, self.persistent, self.forgets = strings, persistent, forgets
         self.stack: list = []
         self.marks: list[int] = []
         self.memo: dict[int, object] = {}
@@ -89,11 +111,11 @@ class _Machine:
             (opcode,) = self.take(1)
             if opcode == _STOP:
                 return self.pop()
-            step = _STEPS.get(opcode)
+            step = _STEPS.get(opcode) or (_FORGETTING.get(opcode) if self.forgets else None)
             if step is None:
-                raise PickleError(f"opcode {bytes([opcode])!r} at byte {self.at - 1} is not read here")
+                raise NotRead(f"opcode {bytes([opcode])!r} at byte {self.at - 1} is not read here")
             step(self)
-        raise PickleError(f"more than {MOST_OPCODES:,} opcodes, which no file of the kinds read here has")
+        raise NotRead(f"more than {MOST_OPCODES:,} opcodes, which no file of the kinds read here has")
 
     def take(self, length: int) -> bytes:
         if not 0 <= length <= len(self.data) - self.at:
@@ -127,8 +149,9 @@ class _Machine:
         return above
 
     def top(self, kind: type) -> object:
+        """What lies on top of the stack, of that kind or forgotten."""
         value = self.pop()
-        if not isinstance(value, kind):
+        if not isinstance(value, (kind, Forgotten)):
             raise PickleError(f"a {type(value).__name__} stands before byte {self.at} where a {kind.__name__} should")
         self.stack.append(value)
         return value
@@ -148,20 +171,26 @@ class _Machine:
         if len(items) % 2:
             raise PickleError(f"a key without a value before byte {self.at}: it is damaged")
         target = self.top(dict)
+        if isinstance(target, Forgotten):
+            return
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, HASHED) and not isinstance(key, Maker):  # a class as a key, named and never made
-                raise PickleError(f"a {type(key).__name__} as a key of a dict before byte {self.at}")
+            if not isinstance(key, (*HASHED, Maker, Forgotten)):  # a Maker: a class as a key, named and never made
+                if not self.forgets:
+                    raise NotRead(f"a {type(key).__name__} as a key of a dict before byte {self.at}")
+                key = Forgotten()
             target[key] = value
 
     def name(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise PickleError(f"a name that is no text before byte {self.at}")
-        if (module, name) not in self.names:
+        if (module, name) not in self.names and not self.forgets:
             raise RefusedName(shown(f"{module[:LONGEST_SHOWN]}.{name[:LONGEST_SHOWN]}"))
-        self.push(self.names[module, name])
+        self.push(self.names.get((module, name), FORGETS))
 
     def reduce(self) -> None:
         arguments, maker = self.pop(), self.pop()
+        if isinstance(maker, Forgotten):  # what a forgotten thing would have made
+            maker = FORGETS
         if not isinstance(maker, Maker) or not isinstance(arguments, tuple):
             raise RefusedName(f"a {type(maker).__name__}, which is data")
         self.push(maker.make(arguments))
@@ -170,7 +199,7 @@ class _Machine:
         state, target = self.pop(), self.pop()
         if isinstance(target, Holder):
             target.set_state(state)
-        elif not isinstance(target, dict) or not isinstance(state, dict):  # attributes of a dict: torch's _metadata
+        elif not self.forgets and not (isinstance(target, dict) and isinstance(state, dict)):  # torch's _metadata
             raise RefusedName(f"an assignment to a {type(target).__name__}")
         self.push(target)
 
@@ -225,7 +254,7 @@ def _stack_global(m: _Machine) -> None:
 
 def _protocol(m: _Machine) -> None:
     if (version := m.number("<B")) > 5:
-        raise PickleError(f"pickle protocol {version} is not read here")
+        raise NotRead(f"pickle protocol {version} is not read here")
 
 
 def _frame(m: _Machine) -> None:
@@ -249,7 +278,9 @@ def _set_item(m: _Machine) -> None:
 
 
 def _append(m: _Machine, items: list) -> None:
-    m.top(list).extend(items)
+    target = m.top(list)
+    if not isinstance(target, Forgotten):
+        target.extend(items)
 
 
 _STOP = ord(".")
@@ -314,4 +345,10 @@ _STEPS: dict[int, Callable[[_Machine], object]] = {
     0x81: _Machine.reduce,  # an instance of a class, made of its arguments
     ord("b"): _Machine.build,
     ord("Q"): _Machine.persist,
+}
+_FORGETTING: dict[int, Callable[[_Machine], object]] = {  # sets, and an instance of a class made of named arguments
+    0x8F: lambda m: m.push(Forgotten()),
+    0x90: _Machine.to_mark,
+    0x91: lambda m: (m.to_mark(), m.push(Forgotten())),
+    0x92: lambda m: ((m.pop(), m.pop(), m.pop()), m.push(Forgotten())),
 }

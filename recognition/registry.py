@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class Found:
     defaults: Mapping[str, object] = field(default_factory=dict)  # those that are plain literals
     signature: str | None = None
     entry: EntryPoint | None = None
+    fault: str = ""  # why it cannot be had: an installed package holds the name, too
 
 
 class Registry:
@@ -79,8 +80,12 @@ class Registry:
         return keep
 
     def names(self) -> list[str]:
-        """Every name, sorted; nothing is imported."""
-        return sorted({*self._search(), *self._objects})
+        """Every name that can be had, sorted; nothing is imported."""
+        return sorted({*self._search(), *self._objects} - self.doubled().keys())
+
+    def doubled(self) -> dict[str, str]:
+        """Names that nobody can have, since an installed package took one that was taken; a sentence for each."""
+        return {name: found.fault for name, found in self._search().items() if found.fault}
 
     def summary(self, name: str) -> str:
         """First line of the plugin's docstring."""
@@ -147,7 +152,7 @@ class Registry:
     def _load(self, entry: EntryPoint) -> Callable:
         try:
             plugin = entry.load()
-        except Exception as error:  # whatever somebody else's module does when it is imported
+        except (Exception, SystemExit) as error:  # whatever somebody else's module does when it is imported
             raise ValueError(self._unusable(entry, f"{type(error).__name__}: {error}")) from error
         if not callable(plugin):
             raise ValueError(self._unusable(entry, "it is neither a class nor a function"))
@@ -161,6 +166,8 @@ class Registry:
 
     def _where(self, name: str) -> Found:
         found = self._search().get(name)
+        if found is not None and found.fault:
+            raise ValueError(found.fault)
         if found is not None:
             return found
         if name in self._objects:
@@ -177,9 +184,14 @@ class Registry:
                 for package in [_package_of(entry)]
             ]
             for plugin in [*_read_package(self.package), *entries]:
-                if plugin.name in found:
-                    raise ValueError(self._twice(plugin.name, found[plugin.name].place, plugin.place))
-                found[plugin.name] = plugin
+                there = found.setdefault(plugin.name, plugin)
+                if there is plugin:
+                    continue
+                fault = self._twice(plugin.name, there.place, plugin.place)
+                if plugin.entry is None:
+                    raise ValueError(fault)
+                package = _package_of(plugin.entry).split()[0]
+                found[plugin.name] = replace(there, fault=f"{fault}, or uninstall {package}")
             self._found = found
         return self._found
 

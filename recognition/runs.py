@@ -18,6 +18,7 @@ from recognition.gate import Gate
 from recognition.model import GATE, FaceModel, assemble, build_backbone, give_view
 from recognition.types import Adapter
 from recognition.weights import read_card, read_weights, sha256
+from recognition.weights.known import known
 
 
 def load_run(path: str | Path, *, base: bool = False, weights: str | Path = "") -> FaceModel:
@@ -166,22 +167,31 @@ def _of_checkpoint(path: Path, config: EasyDict) -> dict[str, Tensor]:
             raise FileNotFoundError(f"{folder} has no best checkpoint: nothing was evaluated during or after training")
         path = checkpoint.path_of(folder, best.step)
     checkpoint.check(path)
-    _check_base(config, checkpoint.read_state(path).base_sha256, path)
+    state = checkpoint.read_state(path)
+    _check_base(config, state.base_sha256, path, checkpoint.base_tensors(path, state.base_sha256))
     return checkpoint.network(path)
 
 
 def _check_base(config: EasyDict, trained_on: object, what: Path, of_tensors: object = "") -> None:
     """ValueError where config.backbone.weights is not the base that `what` was trained on.
 
-    of_tensors: hash of the base's tensors; with it the same weights in another kind of file are the same base.
+    of_tensors: hash of the base's tensors as networks hold them. Where it is known it alone decides: the same weights
+    in another kind of file are the same base, and the same file is another one once its card tells other colours.
     """
     base = config.backbone.weights
     if not base or not trained_on or not _adapter(config).freezes_base:
         return
-    found = sha256(base)
-    if found == trained_on or (of_tensors and adapters.hash_tensors(read_weights(base).tensors) == of_tensors):
+    if of_tensors and known(base).tensors_sha256 == of_tensors:
         return
-    raise ValueError(
-        f"{what} was trained on another base: on {trained_on}, and {base} has {found} (SHA-256 differs); "
-        "an adapter gives wrong embeddings on another base: put the original back"
-    )
+    found = sha256(base)
+    if found != trained_on:
+        raise ValueError(
+            f"{what} was trained on another base: on {trained_on}, and {base} has {found} (SHA-256 differs); "
+            "an adapter gives wrong embeddings on another base: put the original back"
+        )
+    if of_tensors:
+        raise ValueError(
+            f"{what} was trained on another base: {base} is the same file, but as RGB its tensors are not those of "
+            f"then (SHA-256 {known(base).tensors_sha256}, not {of_tensors}): its card (colour_order, image_range) was "
+            "changed since; convert it again as it was"
+        )

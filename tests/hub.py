@@ -60,7 +60,7 @@ def used(hub: Hub, patch: pytest.MonkeyPatch, cache: Path) -> None:
 
 def restart() -> None:
     """As another process would begin."""
-    weights_hub._fetched.cache_clear()
+    weights_hub._first_fetched.cache_clear()
 
 
 def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:

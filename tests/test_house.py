@@ -15,6 +15,7 @@ CONTRACTS = (
     "gate",
     "config",
     "recipes",
+    "values",
     "distributed",
     "types",
     "files",

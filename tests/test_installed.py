@@ -155,6 +155,7 @@ def test_the_demo_trains_from_an_empty_folder_with_an_adapter_of_another_package
     assert (installed.folder / "runs/demo/model/adapter.safetensors").is_file()
     installed.lrface("export_onnx", "runs/demo")
     assert (installed.folder / "runs/demo/onnx/demo.onnx").is_file()
+    assert '"weights": "weights/demo_base.safetensors"' in (installed.folder / "runs/demo/config.json").read_text()
 
     installed.pip("uninstall", "--quiet", "--yes", "lrface-depthwise")
     gone = installed.lrface("train", "demo", "adapter.name=depthwise_only", expect=2).stderr

@@ -22,12 +22,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from easydict import EasyDict
     from torch import nn
 
     from recognition.published import Published
@@ -39,9 +41,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="weights as published; a folder of checkpoint_gpu_*.pt, or one of it")
     parser.add_argument("out", type=Path, help="the .safetensors file, its card as .json beside it; or the run folder")
-    parser.add_argument("overrides", nargs="*", metavar="section.setting=value", help="laid over --recipe")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.setting=value", help="laid over --recipe")
     parser.add_argument("--recipe", help="what the checkpoints were trained with; makes OUT a run folder")
-    parser.add_argument("--backbone", help="its name; default: the one whose keys and shapes fit")
+    parser.add_argument("--backbone", help="its name; default: the one that fits, which takes seconds to find for ONNX")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an argument of the backbone")
     parser.add_argument("--licence", help="of the weights, for the card")
     parser.add_argument(
@@ -85,15 +87,24 @@ def convert_set(source: Path, run: Path, recipe: str, overrides: Sequence[str] =
     from recognition import config as settings
 
     config = settings.load(recipe, list(overrides))  # before torch is imported
+    go_on = _how_to_go_on(run, recipe, config, overrides)  # the import names the run in the settings
 
     from recognition import distributed
     from recognition.import_set import import_set
 
     distributed.start("cpu")
     try:
-        return import_set(source, run, config)
+        return [*import_set(source, run, config), go_on]
     finally:
         distributed.stop()
+
+
+def _how_to_go_on(run: Path, recipe: str, config: EasyDict, overrides: Sequence[str]) -> str:
+    """The command that continues the run: named where the recipe alone would begin another one."""
+    where = []
+    if Path(config.run.root, config.run.name).resolve() != run.resolve():
+        where = [f"run.root={run.parent}", f"run.name={run.name}"]
+    return f"go on: {shlex.join(['python', 'tools/train.py', recipe, *overrides, *where])}"
 
 
 def convert(
@@ -116,15 +127,18 @@ def convert(
     from recognition import published
     from recognition.backbones import BACKBONES
     from recognition.hashes import hash_tensors
-    from recognition.weights import HASH, as_rgb, build_strictly, sha256, write_weights
+    from recognition.weights import HASH, as_rgb, build_strictly, check_out, sha256, write_weights
     from recognition.weights.hub import is_address, local_path, pin
 
+    check_out(out)
+    if name:
+        BACKBONES.check(name, given or ())
     file = local_path(source)
     if out.resolve() == file.resolve():
         raise ValueError(f"{out} is the source itself; name another file to write")
     if checksum and (got := sha256(file)) != checksum.lower():
         raise ValueError(f"{source}: its SHA-256 is {got}, not {checksum.lower()}: another file, or a damaged one")
-    read, told = _read(file, colour_order)
+    read, told = _read(file, name, colour_order)
     everything = {**read.tensors, **read.adapter}
     broken = [key for key, tensor in everything.items() if not tensor.isfinite().all()]
     if broken:
@@ -133,9 +147,10 @@ def convert(
     name = name or read.card.get("backbone") or published.find_backbone(found, source)
     try:
         BACKBONES.check(name, ())
+        arguments = {**published.backbone_arguments(name, found), **read.card.get("arguments", {}), **(given or {})}
+        BACKBONES.check(name, arguments)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    arguments = {**published.backbone_arguments(name, found), **read.card.get("arguments", {}), **(given or {})}
 
     def make() -> nn.Module:
         return BACKBONES.create(name, **arguments)
@@ -144,29 +159,39 @@ def convert(
     whose: Card = {
         "backbone": name,
         "arguments": arguments,
-        "source": pin(source) if is_address(source) else file.name,
-        "source_sha256": sha256(file),
+        **_comes_from(pin(source) if is_address(source) else file.name, sha256(file), read.card),
         "licence": licence or read.card.get("licence", "not stated by the file; ask its publisher"),
     }
     card = {**whose, **_takes(backbone, read.card), HASH: hash_tensors(found.base)}
     made = f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
     lines = [f"{out}: {made}, {sum(tensor.numel() for tensor in found.base.values()):,} numbers"]
     chosen, about = published.complete_adapter(found, make, source) if found.adapter else ({}, {})
-    write_weights(out, found.base, card)
+    try:
+        write_weights(out, found.base, card)
+    except OSError as error:
+        raise ValueError(f"{out} could not be written: {error.strerror or error}") from None
     if found.adapter:
         lines.append(_write_adapter(out, found, chosen, {**whose, **about}))
     return [*lines, *told, *_of_pictures(card)]
 
 
-def _read(file: Path, colour_order: Order) -> tuple[Weights, list[str]]:
-    """The source as published, and lines to print on it."""
+def _comes_from(name: str, checksum: str, card: Card) -> Card:
+    """What the card says of the source: the publisher's file, and the converted one between where there was one."""
+    first = {key: card.get(key) for key in ("source", "source_sha256")}
+    if not all(isinstance(value, str) and value for value in first.values()):
+        return {"source": name, "source_sha256": checksum}
+    return {**first, "converted_from": name, "converted_from_sha256": checksum}
+
+
+def _read(file: Path, name: str | None, colour_order: Order) -> tuple[Weights, list[str]]:
+    """The source as published, and lines to print on it. name: of the backbone, None to find it."""
     from recognition.weights import Weights, read_weights
 
     if file.suffix.lower() != ".onnx":
         return read_weights(file, with_adapter=True, as_published=True, colour_order=colour_order), []
     from recognition.from_onnx import read_onnx
 
-    graph = read_onnx(file)
+    graph = read_onnx(file, name)
     card: Card = {**graph.card, "backbone": graph.name, "arguments": graph.arguments}
     return Weights(dict(graph.tensors), {**card, **({"colour_order": colour_order} if colour_order else {})}), [
         f"{file.name}: {graph.note}"

@@ -42,25 +42,18 @@ def pages(kind: str | None = None, everybody: bool = False) -> dict[str, str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Writes the pages. Returns 0, or 2 where one cannot be written."""
-    from recognition.files import write_atomically
-    from recognition.reference import packages
+    from recognition.reference import packages, write_files
 
     arguments = parse(argv)
     if arguments.out == "-":
         shown = pages(arguments.kind, everybody=True)
         print("\n".join(text for path, text in shown.items() if path.startswith("plugins/")), end="")
         return 0
-    out = Path(arguments.out)
-    try:
-        for path, text in pages(arguments.kind).items():
-            (out / path).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(out / path, text)
-        if arguments.kind is None and (out / "licences.md").is_file():
-            write_atomically(out / "licences.md", packages.renewed((out / "licences.md").read_text()))
-    except (OSError, ValueError) as error:
-        print(f"{arguments.out}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    written = pages(arguments.kind)
+    licences = Path(arguments.out, "licences.md")
+    if arguments.kind is None and licences.is_file():
+        written[licences.name] = packages.renewed(licences.read_text())
+    return write_files(arguments.out, written.items())
 
 
 if __name__ == "__main__":

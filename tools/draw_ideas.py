@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 NAMES = ("gate", "gate_forms", "two_branches", "face_to_embedding", "partial_fc", "sample_order", "forgetting")
 
@@ -34,7 +33,7 @@ def draw(name: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Draws. Returns 0, or 2 for an unknown picture or a folder that cannot be written."""
-    from recognition.files import write_atomically
+    from recognition.reference import write_files
     from recognition.registry import nearest
 
     arguments = parse(argv)
@@ -42,14 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         print(f"unknown picture '{unknown[0]}'{nearest(unknown[0], NAMES)}", file=sys.stderr)
         return 2
-    try:
-        Path(arguments.out).mkdir(parents=True, exist_ok=True)
-        for name in arguments.names or NAMES:
-            write_atomically(Path(arguments.out, f"{name}.svg"), draw(name))
-    except (OSError, ValueError) as error:
-        print(f"{arguments.out}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return write_files(arguments.out, ((f"{name}.svg", draw(name)) for name in arguments.names or NAMES))
 
 
 if __name__ == "__main__":

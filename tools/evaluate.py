@@ -33,6 +33,8 @@ import sys
 from pathlib import Path
 
 from recognition import config as settings
+from recognition.recipes import or_shipped
+from recognition.values import literal
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -70,7 +72,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"{arguments.model} is no run folder: weights are evaluated by the settings of a --config")
     if not is_run and (arguments.base or not arguments.output):
         parser.error("weights have no run folder and no base: name an --output, and leave --base out")
-    if not is_run and not _on_hub(arguments) and not Path(arguments.model).exists():
+    if not is_run and not _on_hub(arguments) and not or_shipped(arguments.model).exists():
         parser.error(f"there is no {arguments.model}")
     if arguments.overrides and not arguments.config:
         parser.error("section.setting=value changes a --config; change the run's own settings by --set KEY=VALUE")
@@ -106,7 +108,7 @@ def _chosen_set(arguments: argparse.Namespace) -> dict:
         key, equals, value = text.partition("=")
         if not equals:
             raise settings.ConfigError(f"--argument {text}: write KEY=VALUE, such as failures=miss")
-        chosen[key] = settings.literal(value)
+        chosen[key] = literal(value)
     PROTOCOLS.check(name, chosen)
     return {"name": name, "kind": name, **chosen}
 

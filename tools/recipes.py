@@ -11,8 +11,9 @@ import ast
 import sys
 from pathlib import Path
 
-from recognition import config as settings
+from recognition.command import ended
 from recognition.files import write_atomically
+from recognition.recipes import BASE, shipped_recipe
 from recognition.registry import nearest
 
 
@@ -28,16 +29,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def copy(names: list[str], to: Path) -> list[Path]:
     """The copies. ValueError for a name that is no recipe's and for a file that is there; then nothing is written."""
-    recipes = _recipes()
+    recipes: dict[Path, Path] = {}
     for name in names:
-        if name not in recipes:
-            raise ValueError(f"no recipe '{name}' ships with LRFace{nearest(name, recipes)}")
-    copies = [to / recipes[name].name for name in names]
+        if (path := shipped_recipe(name)) is None:
+            raise ValueError(f"no recipe '{name}' ships with LRFace{nearest(name, _recipes())}")
+        recipes[to / path.name] = path
+    copies = [*recipes]
     if there := [str(path) for path in copies if path.exists()]:
         raise ValueError(f"{', '.join(there)} exists: remove it, or name another folder")
     to.mkdir(parents=True, exist_ok=True)
-    for name, path in zip(names, copies, strict=True):
-        write_atomically(path, recipes[name].read_text())
+    for copied, path in recipes.items():
+        write_atomically(copied, path.read_text())
     return copies
 
 
@@ -59,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _recipes() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(settings.BASE.parent.glob("*.py"))}
+    return {path.stem: path for path in sorted(BASE.parent.glob("*.py"))}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

@@ -14,6 +14,7 @@ import sys
 import traceback
 
 from recognition import config as settings
+from recognition.recipes import TRY
 from recognition.registry import KINDS, registry_of
 
 
@@ -39,7 +40,8 @@ def list_plugins() -> str:
     lines = []
     for kind in KINDS:
         registry = registry_of(kind)
-        lines += [f"{kind}s", *(f"  {name:<18} {registry.summary(name)}" for name in registry.names()), ""]
+        told = {name: registry.summary(name) for name in registry.names()} | registry.doubled()
+        lines += [f"{kind}s", *(f"  {name:<18} {text}" for name, text in sorted(told.items())), ""]
     return "\n".join(lines)
 
 
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.list:
         try:
             print(list_plugins())
-        except ValueError as error:  # two packages of others that hold one name
+        except ValueError as error:  # two files of ours that hold one name
             print(error, file=sys.stderr)
             return 2
         return 0
@@ -69,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         config = settings.load(arguments.recipe, arguments.overrides)
         missing = settings.missing_needs(config)
         if missing:
-            raise settings.ConfigError("\n".join([*missing, "Or try it all on synthetic faces: make demo"]))
+            more = [] if TRY.endswith(f" {arguments.recipe}") else [f"Or try it all on synthetic faces: {TRY}"]
+            raise settings.ConfigError("\n".join([*missing, *more]))
     except settings.ConfigError as error:
         if speaks:
             print(f"{arguments.recipe}: {error}", file=sys.stderr)

@@ -233,9 +233,9 @@ def _of_measures(measures: Mapping[str, object], flip: str) -> dict[float, At]:
         elif name.startswith(OWN) and isinstance(one, Mapping):
             told = {"threshold": one, "far": one.get("far"), "impostors": impostors, "reason": one.get("reason")}
             found[float(name.removeprefix(OWN))] = _at(told, flip)
-    # of all pairs of strangers, which are far more than those that a set lists
+    # of all pairs of strangers, which are far more than those that a set lists: where these are too few, so are those
     own = measures.get("thresholds", {})
-    return found | {float(far): _at(row, flip) for far, row in own.items() if row["threshold"]["value"] is not None}
+    return found | {float(far): _at(row, flip) for far, row in own.items()}
 
 
 def _at(one: Mapping[str, object], flip: str = "") -> At:

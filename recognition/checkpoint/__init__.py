@@ -4,6 +4,7 @@ A folder step_<update> holds safetensors (class centres by class range), state.j
 manifest.json with sizes and SHA-256. Nothing in it is ever unpickled.
 """
 
+from recognition.checkpoint.base import base_tensors
 from recognition.checkpoint.folder import (
     LAUNCH,
     Best,
@@ -34,6 +35,7 @@ __all__ = [
     "SaveError",
     "Saver",
     "State",
+    "base_tensors",
     "best_at",
     "check",
     "complete",

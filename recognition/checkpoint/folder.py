@@ -18,6 +18,7 @@ from pathlib import Path
 from easydict import EasyDict
 
 from recognition import distributed
+from recognition.checkpoint.base import check_base
 from recognition.checkpoint.manifest import MANIFEST, DamagedError, verify
 from recognition.config import differences, from_json
 from recognition.files import flush, write_atomically
@@ -239,6 +240,7 @@ def to_resume(
                 f"{path} was trained on another file than {name} is now (SHA-256 differs); "
                 "put the original back, or start anew with train.resume=never"
             )
+    check_base(path, state.base_sha256, config.backbone.weights)
     return path, state
 
 

@@ -218,8 +218,8 @@ def index(names: dict[str, Sequence[str]]) -> str:
         "# Plugins\n",
         filled(
             f"{WRITTEN} Everything here is chosen by name in a recipe, and any of one kind goes with any of the others "
-            "that makes sense; what makes none is an error that says why. The same names, with those of installed "
-            "packages, and their pages:"
+            "that makes sense; what makes none is an error that says why. The names of all kinds but "
+            "augmentations, and the pages of all kinds, both with what installed packages add:"
         ),
         "",
         "    python tools/train.py --list\n    python tools/describe_plugins.py --out -\n",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from recognition.files import flush, replacing
 from recognition.weights.adapter_part import MARKS, Publisher, split_adapter
-from recognition.weights.cards import HASH, LARGEST_CARD, Card, card_path, check_hash, read_card
+from recognition.weights.cards import HASH, LARGEST_CARD, OURS, Card, card_path, check_hash, read_card
 from recognition.weights.colours import as_rgb
 from recognition.weights.fitting import build_strictly, check_fit, first_line, load_strictly
 from recognition.weights.hub import local_path
@@ -43,6 +44,7 @@ __all__ = [
     "build_strictly",
     "card_path",
     "check_fit",
+    "check_out",
     "load_strictly",
     "looks_like",
     "plain_tensors",
@@ -96,11 +98,13 @@ def read_weights(
         tensors, card = by_our_names({name: torch.from_numpy(array) for name, array in read_mxnet(path).items()}, path)
     tensors = plain_tensors(tensors, path)
     check_hash(tensors, card, path)
-    tensors, whose = recognise(tensors, path, kind == "safetensors" and card_path(path).is_file(), colour_order)
+    if lightning and not tensors:
+        raise ValueError(f"{path}: a Lightning checkpoint whose state dict holds no tensors")
+    tensors, whose = recognise(tensors, path, kind == "safetensors" and not OURS.isdisjoint(card), colour_order)
     if lightning and not whose:
         raise ValueError(
             f"{path}: a Lightning checkpoint, but of another program than AdaFace{looks_like(tensors)}: one of its "
-            f"tensors is '{next(iter(tensors), '')}'; save the network's own state_dict() alone"
+            f"tensors is '{next(iter(tensors))}'; save the network's own state_dict() alone"
         )
     card = {key: value for key, value in {**card, **whose}.items() if key != HASH}
     tensors, adapter, publisher = split_adapter(tensors, path)
@@ -129,14 +133,24 @@ def write_weights(path: str | Path, tensors: Mapping[str, Tensor], card: Card) -
     they are for RGB in [-1, 1]. ValueError unless path ends in .safetensors.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"weights are written as .safetensors, not '{path.name}'")
+    check_out(path)
     text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
     own = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
     with replacing(card_path(path)) as card_file, replacing(path) as tensor_file:
         card_file.write_text(text, encoding="utf-8")
         flush(card_file)  # some disks tell only now that they are full; the weights must not be in place by then
         tensor_file.write_bytes(save(own, metadata={"format": "pt"}))  # save_file hides a full disk's errno
+
+
+def check_out(path: Path) -> None:
+    """ValueError where write_weights could not write there: another ending, a folder, a path below a file."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: weights are written as .safetensors, not as '{path.name}'; name such a file")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a .safetensors file to write")
+    above = next(place for place in path.absolute().parents if os.path.lexists(place))
+    if not above.is_dir():
+        raise ValueError(f"{path}: {above} is no folder, so nothing can be written below it")
 
 
 def _kind_of(path: Path) -> Literal["safetensors", "torch", "mxnet"]:
@@ -153,6 +167,8 @@ def _kind_of(path: Path) -> Literal["safetensors", "torch", "mxnet"]:
         return "torch"
     if head.startswith(MXNET_LIST.to_bytes(8, "little")):
         return "mxnet"
+    if not head:
+        raise ValueError(f"{path}: the file is empty; a download or a copy may have been cut short")
     seen = of_bytes(head, path.suffix)
     raise ValueError(
         f"{path}: not a weights file: it {f'looks like {seen}' if seen else f'begins with {head[:8]!r}'}, "

@@ -16,6 +16,7 @@ Card = dict[str, object]  # what JSON can say about a file's tensors
 LARGEST_CARD = 2**23  # bytes; a part of an evaluation takes some 3 kB
 HASH = "tensors_sha256"  # in a card: hash_tensors of the file beside it
 ORDERS = ("RGB", "BGR")
+OURS = frozenset(("backbone", "colour_order", HASH))  # some of which every card has; another program's JSON has none
 
 
 def card_path(path: str | Path) -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recognition.types import COLOUR_ORDER, IMAGE_RANGE
 from recognition.weights.cards import Card
+from recognition.weights.names import looks_like
 
 CENTRED = 1e-6  # of half the range: how far its centre may lie from 0
 
@@ -40,6 +41,7 @@ def as_rgb(
         raise ValueError(
             f"{path}: it was published for {order} pictures in [{low:g}, {high:g}], and which of its tensors is the "
             f"first convolution is not plain: {len(stems)} of them have {len(COLOUR_ORDER)} input channels"
+            f"{looks_like(tensors)}"
         )
     layer = stems[0].removesuffix(".weight")
     if touched := [key for key in adapted if key.startswith(f"{layer}.")]:

@@ -16,11 +16,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from recognition.files import write_atomically
+from recognition.recipes import or_shipped
 
 FORM = "hf://owner/repo/path/in/repo[@revision][#sha256=HEX]"
-MARK = re.compile(r"hf:/{1,2}(?!/)")  # pathlib makes one slash of two
+MARK = re.compile(r"(?:hf|https?):/+", re.IGNORECASE)  # pathlib makes one slash of two
+OURS = re.compile(r"hf:/{1,2}(?!/)")
+PAGE = re.compile(  # what a browser shows
+    r"https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)/(?:resolve|blob)/([^/?#]+)/([^?#]+)",
+    re.IGNORECASE,
+)
 PART = re.compile(r"[\w][\w.\-]{0,95}", re.ASCII)
 REVISION = re.compile(r"[\w][\w./\-]{0,254}", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -28,7 +35,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".params", ".onnx")
 LARGEST_CARD = 2**23  # bytes
 CHUNK = 2**22  # bytes hashed at once
-INSTALL = "pip install 'lrface[hub]'  (or pip install huggingface_hub)"
+INSTALL = "pip install huggingface_hub"
 OFFLINE = (
     "fetch it where there is a network and set HF_HOME to that cache, or place the file yourself and name its path; "
     "HF_HUB_OFFLINE=1 in the environment keeps the hub from being asked"
@@ -55,19 +62,20 @@ class Address:
 
 
 def is_address(where: str | Path) -> bool:
-    """True for an address on the hub, False for a path."""
+    """True for an address, also one of another form, which parse refuses; False for a path."""
     return MARK.match(str(where)) is not None
 
 
 def local_path(where: str | Path) -> Path:
-    """The file that `where` names: a path unchanged, an address as the file in the cache, fetched if need be.
+    """The file that `where` names: a path as it is, or where it ships with the project (recipes.or_shipped); an address
+    as the file in the cache, fetched if need be.
 
     The card lies beside it, if the repository has one. Within a process an address stands for one commit.
     ValueError for an address that is none, a file that is not there or not to be had, and bytes with another checksum;
     ConnectionError where the hub is out of reach and the file not in the cache; ImportError without huggingface_hub.
     """
     if not is_address(where):
-        return Path(where)
+        return or_shipped(where)
     return _fetched(parse(where), _cache())[0]
 
 
@@ -93,8 +101,12 @@ def pin(where: str | Path, before: str = "") -> str:
 def parse(where: str | Path) -> Address:
     """The parts of an address. ValueError with the form where it is malformed."""
     text = str(where)
-    rest, mark, told = text[MARK.match(text).end() :].partition("#")
     wanted = f"'{text[:200]}' is no address of weights on the hub; write {FORM}"
+    ours = OURS.match(text)
+    if ours is None:
+        page = PAGE.fullmatch(text.partition("?")[0])
+        raise ValueError(f"{wanted}{f', here hf://{page[1]}/{unquote(page[3])}@{page[2]}' if page else ''}")
+    rest, mark, told = text[ours.end() :].partition("#")
     if mark and not (told.startswith("sha256=") and SHA256.fullmatch(told.removeprefix("sha256=").lower())):
         raise ValueError(f"{wanted}: what follows # is sha256= and 64 hexadecimal digits")
     place, at, revision = rest.rpartition("@")
@@ -123,9 +135,20 @@ def _cache() -> str:
     return constants.HF_HUB_CACHE
 
 
-@functools.cache
 def _fetched(address: Address, cache: str) -> tuple[Path, str]:
-    """The verified file in the cache and its commit; the card comes with it."""
+    """The verified file in the cache and its commit, one for the process; the card comes with it."""
+    path, commit = _first_fetched(address, cache)
+    if not path.exists():  # the cache was emptied since
+        return _fetch(replace(address, revision=commit), cache)
+    return path, commit
+
+
+@functools.cache
+def _first_fetched(address: Address, cache: str) -> tuple[Path, str]:
+    return _fetch(address, cache)
+
+
+def _fetch(address: Address, cache: str) -> tuple[Path, str]:
     path = _download(address, cache)
     commit = _commit(path, address)
     _verify(path, address, cache)
@@ -190,8 +213,10 @@ def _in_words(address: Address) -> Iterator[None]:
     except errors.LocalEntryNotFoundError as error:
         if address.file.endswith(".json"):
             raise
+        answered = isinstance(error.__cause__, errors.HfHubHTTPError)
+        what = "the hub's answer was no file" if answered else "the hub cannot be asked"
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _reason(error)
-        raise ConnectionError(f"{address}: not in the cache, and the hub cannot be asked ({why}); {OFFLINE}") from None
+        raise ConnectionError(f"{address}: not in the cache, and {what} ({why}); {OFFLINE}") from None
     except errors.EntryNotFoundError:
         if address.file.endswith(".json"):
             raise
@@ -253,7 +278,7 @@ def _told_by_hub(path: Path) -> str:
 
 def _state(path: Path) -> list[int]:
     found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]  # mtime alone can be put back
 
 
 def _stamped(stamp: Path, path: Path) -> set[str]:

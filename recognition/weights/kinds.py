@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import NamedTuple
 
-MOST_NAMES, LONGEST_NAME = 20_000, 300  # that are looked at
+MOST_NAMES, LONGEST_NAME = 4_000, 300  # that are looked at
 TAR, TAR_AT = b"ustar", 257
 
 # What a file begins with; letters small.
@@ -58,11 +58,15 @@ PARTS = (
 
 
 class Kind(NamedTuple):
-    """words: what it looks like. signs: each stands at the begin of a name. without: nothing like it may."""
+    """words: what it looks like. signs: each stands at the begin of a name. without: nothing like it may.
+
+    alone: what every name is, from end to end. No sign may match one text in two ways, or a name takes for ever.
+    """
 
     words: str
-    signs: tuple[str, ...]
+    signs: tuple[str, ...] = ()
     without: str = "(?!)"
+    alone: str = ""
 
 
 ALONE = r"(module\.)?(head\.kernel|kernel|weight|weight_mom|partial_fc\.weight|classifier\.weight|head\.(t|batch_\w+))"
@@ -88,7 +92,7 @@ KINDS = (
          r"(\w+\.)*body\.0\.res_layer\.5\.running_mean"),
     Kind("a ConvNeXt or EdgeNeXt of timm, as EdgeFace's; there is none here",
          (r"(model\.)?stages\.0\.blocks\.0\.",)),
-    Kind("class centres, a classifier's weights without a network", (rf"\A({ALONE}\n?)+\Z",)),
+    Kind("class centres, a classifier's weights without a network", alone=ALONE),
     # adapters without their base
     Kind("a peft adapter without its base: adapters.from_peft reads its folder", (r"base_model\.model\.",)),
     Kind("an adapter's tensors without their base; its folder goes to tools/evaluate.py, or to adapter.weights",
@@ -115,8 +119,8 @@ KINDS = (
 
 def of_names(names: Iterable[str]) -> str:
     """What a network whose tensors have these names looks like; "" where no row of KINDS fits."""
-    text = "\n".join(name[:LONGEST_NAME] for name in islice(names, MOST_NAMES))
-    return next((kind.words for kind in KINDS if _fits(kind, text)), "")
+    seen = [name[:LONGEST_NAME] for name in islice(names, MOST_NAMES)]
+    return next((kind.words for kind in KINDS if _fits(kind, seen)), "")
 
 
 def of_parts(saved: Mapping[object, object]) -> str:
@@ -137,6 +141,8 @@ def of_bytes(head: bytes, ending: str) -> str:
     return ENDINGS.get(ending.lower()) or next(seen, "")
 
 
-def _fits(kind: Kind, text: str) -> bool:
-    found = all(re.search(sign if sign.startswith(r"\A") else f"^(?:{sign})", text, re.M) for sign in kind.signs)
-    return found and not re.search(f"^(?:{kind.without})", text, re.M)
+def _fits(kind: Kind, names: list[str]) -> bool:
+    if kind.alone:
+        return bool(names) and all(map(re.compile(kind.alone).fullmatch, names))
+    found = all(any(map(re.compile(sign).match, names)) for sign in kind.signs)
+    return found and not any(map(re.compile(kind.without).match, names))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from recognition.pickled import shown
+from recognition.pickled import Forgotten, shown
 from recognition.weights.kinds import of_names, of_parts
 from recognition.weights.torch_files import DTYPES
 
@@ -72,7 +72,9 @@ def _named(saved: Mapping[object, object], path: str | Path) -> dict[str, Tensor
     if not all(isinstance(key, str) for key in saved):
         raise ValueError(f"{path}: some of its entries have no texts as names; wanted a state dict: names to tensors")
     others = [
-        f"'{shown(key)}' ({type(value).__name__})" for key, value in saved.items() if not isinstance(value, Tensor)
+        f"'{shown(key)}' ({'not read here' if isinstance(value, Forgotten) else type(value).__name__})"
+        for key, value in saved.items()
+        if not isinstance(value, Tensor)
     ]
     if others:
         seen = of_parts(saved)

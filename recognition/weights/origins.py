@@ -12,12 +12,16 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from recognition.pickled import shown
 from recognition.weights.adapter_part import MARKS
-from recognition.weights.cards import Card
+from recognition.weights.cards import ORDERS, Card
 
 IR = re.compile(r"(?P<prefix>(model\.|net\.)*)body\.0\.res_layer\.5\.weight")  # the last norm of AdaFace's first block
 NETS = re.compile(r"(?P<prefix>(model\.)?net\.)(feature\.0(\.base_layer)?|layer1\.0\.prelu)\.weight")  # ViT, IResNet
-STATED = re.compile(r"""["']?color_space["']?\s*:\s*["']?(RGB|BGR)\b""")
+STATED = {  # a YAML file's own key, not one inside another or in a comment; and a JSON file's
+    ".yaml": re.compile(r"""^["']?color_space["']?[ \t]*:[ \t]*["']?([^\s"'#]{1,20})""", re.M),
+    ".json": re.compile(r'"color_space"\s*:\s*"([^"]{1,20})"'),
+}
 NUMBER = re.compile(r"(?:body|blocks)\.([0-9]{1,3})\.")
 IRS = {8: "ir_18", 16: "ir_34", 24: "ir_50", 49: "ir_101"}  # by the number of blocks
 SE_BLOCKS = {24: "ir_se_50"}
@@ -49,7 +53,8 @@ def recognise(
 ) -> tuple[dict[str, Tensor], Card]:
     """Tensors by our names, and what is known of them; unchanged, and nothing, for other publishers.
 
-    carded: a card of ours lies beside the file. order: what the user says of the colours, over all else.
+    carded: a card of ours, which would tell the colours, lies beside the file. order: of the colours, as the user says,
+    over all else.
     ValueError for an IR network of which nobody tells whether it takes RGB or BGR.
     """
     found = _first(IR, tensors) or _first(NETS, tensors)
@@ -94,7 +99,7 @@ def _network(tensors: Mapping[str, Tensor]) -> Card:
         )
     elif places is not None and places.shape == (1, TOKENS, WIDTH):
         told["backbone"] = VITS.get(blocks)
-    if not told.get("backbone") or projection is None:
+    if not told.get("backbone") or projection is None or projection.dim() != 2:
         return {}
     arguments: Card = {} if len(projection) == WIDTH else {"embedding_size": len(projection)}
     if "mask_token" in tensors:
@@ -102,20 +107,28 @@ def _network(tensors: Mapping[str, Tensor]) -> Card:
     return {**told, "arguments": arguments}
 
 
+def beside(path: Path) -> tuple[Path, ...]:
+    """Where CVLface's own settings may lie that tell the colours of a file; its program follows model.yaml."""
+    return path.with_name("model.yaml"), path.parent / "pretrained_model" / "model.yaml", path.with_name("config.json")
+
+
 def _stated(path: Path, is_ir: bool) -> str:
-    """The colour order that CVLface's own settings beside the file tell; its program follows model.yaml."""
-    for beside in (
-        path.with_name("model.yaml"),
-        path.parent / "pretrained_model" / "model.yaml",
-        path.with_name("config.json"),
-    ):
-        if beside.is_file() and beside.stat().st_size <= LARGEST_STATEMENT:
-            found = STATED.search(beside.read_text(encoding="utf-8", errors="replace"))
-            if found:
-                return found[1]
+    """The colour order that CVLface's own settings beside the file tell."""
+    for place in beside(path):
+        if place.is_file() and place.stat().st_size <= LARGEST_STATEMENT:
+            text = place.read_text(encoding="utf-8-sig", errors="replace")
+            told = sorted({found.upper() for found in STATED[place.suffix].findall(text)})
+            if len(told) == 1 and told[0] in ORDERS:
+                return told[0]
+            if told:
+                raise ValueError(
+                    f"{path}: {place.name} says {shown(' and '.join(told))} (color_space), which is neither RGB nor "
+                    "BGR; tools/convert_checkpoint.py with --colour-order RGB or BGR knows better"
+                )
     if is_ir:  # all settings of its ViTs say RGB
         raise ValueError(
-            f"{path}: CVLface's IR networks take RGB or BGR pictures, as model.yaml beside them says (color_space), "
-            "and none lies here: put it there, or convert by tools/convert_checkpoint.py with --colour-order RGB or BGR"
+            f"{path}: CVLface's IR networks take RGB or BGR pictures, as model.yaml beside them says (color_space: RGB "
+            "on a line of its own), and nothing here does: put it there, or convert by tools/convert_checkpoint.py "
+            "with --colour-order RGB or BGR"
         )
     return "RGB"

@@ -204,7 +204,9 @@ def test_training_continues_it(tmp_path, capsys, a_set, processes):
     a_set(tmp_path, 25, 3)
     recipe, run = recipe_of(tmp_path, 25), tmp_path / "runs" / "imported"
     assert main([str(tmp_path / "set" / "checkpoint_gpu_1.pt"), str(run), "--recipe", str(recipe)]) == 0
-    assert "not here" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "not here" not in said
+    assert f"go on: python tools/train.py {recipe} run.root={run.parent} run.name=imported\n" in said, "of another name"
     # 50 images in global batches of 2 for each of 3 processes, 2 epochs: 17 updates
     assert on_processes(processes, trained, recipe, ["run.name=imported"]) == [(10, 17, 6)] * processes
     assert (run / "model" / "adapter.safetensors").is_file()

@@ -10,6 +10,7 @@ import torch
 from recognition.backbones import BACKBONES
 from recognition.published import _default
 from recognition.weights import kinds, read_weights
+from tests import fuzz
 from tools import convert_checkpoint
 
 # words of the message: names of tensors as such a file has them
@@ -100,3 +101,38 @@ def test_training_states_and_quantised_networks(tmp_path: Path) -> None:
         read_weights(path)
     assert "YOLO" in kinds.of_request("ultralytics.nn.tasks.DetectionModel")
     assert not kinds.of_request("__main__.Net") and not kinds.of_parts({"a": 1})
+
+
+PIECES = [
+    *("a", "a.", "_", "1", "1.", "model.", "net.", "module.", "backbone.", "features.", "blocks.0.", "body.0."),
+    *("lora_a", "lora_a.", "vera_d.", "magnitude", "weight", "head.batch_", "module.head.batch_", "partial_fc."),
+    *("visual.", "res_layer.", "patch_embed.", "layers.0.", "down_blocks.0", "base_model.model", "dense5_2.", "conv1."),
+]
+
+
+def test_no_name_takes_a_row_for_ever(tmp_path: Path) -> None:
+    """In a process of its own, with a limit of its time."""
+
+    def check(seed: int) -> str:
+        for piece in PIECES:
+            for end in ("", "!", "weight", "weight!"):
+                name = (piece * kinds.LONGEST_NAME)[: kinds.LONGEST_NAME - len(end)] + end
+                assert isinstance(kinds.of_names([name, "weight", "zzz"]), str)
+        return "told"
+
+    assert fuzz.fuzz(check, 1, name="names") == {"told": 1}
+
+
+def test_a_file_whose_names_fit_in_many_ways_is_told_at_once(tmp_path: Path) -> None:
+    names = [f"head.batch_{'x' * (i + 1)}{'weight' * 20}" for i in range(40)]
+    path = tmp_path / "net.pt"
+    torch.save(dict.fromkeys([*names, "zzz"], torch.ones(1)), path)
+
+    def check(seed: int) -> str:
+        with pytest.raises(ValueError, match="fits no backbone"):
+            convert_checkpoint.convert(path, tmp_path / "out.safetensors")
+        many = [f"{'a.' * 145}{i}" for i in range(100_000)]
+        return kinds.of_names([*names, "kernel"]) or kinds.of_names(many) or "nothing"
+
+    assert fuzz.fuzz(check, 1, name="head.batch") == {"class centres, a classifier's weights without a network": 1}
+    assert not kinds.of_names([])

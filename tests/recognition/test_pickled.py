@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import random
 import struct
 import zipfile
+from collections import OrderedDict, deque
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,18 @@ def test_everything_else_is_refused(value: object) -> None:
             read_pickle(pickle.dumps(value, protocol), {})
 
 
+@pytest.mark.parametrize("protocol", range(6))
+def test_what_is_forgotten_leaves_the_rest_as_it_is(protocol: int) -> None:
+    strange = [1 + 2j, range(3), Path("x"), len, int, {1, 2}, frozenset([3]), deque([1]), OrderedDict(a=1)]
+    value = {"before": [1, "a"], "strange": strange, ("a", "b"): 1, Path("x"): 2, "after": (2.5, None)}
+    found, _ = read_pickle(pickle.dumps(value, protocol), {}, forgets=True)
+    assert found["before"] == [1, "a"] and found["after"] == (2.5, None) and len(found) == 5
+    kinds = {type(one) for one in found["strange"]} | {type(key) for key in found if not isinstance(key, str)}
+    assert kinds == {pickled.Forgotten, pickled.Maker}
+    with pytest.raises(pickled.NotRead):
+        read_pickle(pickle.dumps(value, protocol), {})
+
+
 def test_a_persistent_id_needs_somebody_who_knows_it() -> None:
     stream = b"\x80\x02X\x01\0\0\0aQ."
     with pytest.raises(PickleError, match="persistent id"):
@@ -128,6 +142,8 @@ def test_bombs_are_refused_within_the_memory_of_the_file(
         with pytest.raises(ValueError, match=r"set\.bin") as refused:
             read_bin(tmp_path / "set.bin")
         assert len(str(refused.value)) < 500
+        with contextlib.suppress(PickleError):  # some are plain data once what they ask for is forgotten
+            read_pickle(BOMBS[name], {}, forgets=True)
         return "refused"
 
     assert fuzz.fuzz(check, 1, name="bomb") == {"refused": 1}

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import random
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -283,12 +284,16 @@ def test_lora_of_cvlface_on_a_bgr_base_is_delivered_for_rgb(tmp_path: Path, smal
 def test_five_thousand_mutated_checkpoints_of_lightning(current_folder: Path) -> None:
     marker, path = Path("made"), current_folder / "x.ckpt"
     tensors = {"input_layer.0.weight": torch.randn(2, 3, 1, 1), "body.0.res_layer.5.weight": torch.ones(2)}
-    torch.save({key: value for key, value in lightning(tensors).items() if key != "hooks"}, path)
-    whole, tokens = path.read_bytes(), pickle_tokens(marker)
-    assert read_weights(path).tensors.keys() == tensors.keys()
+    content, wholes, tokens = lightning(tensors), [], pickle_tokens(marker)
+    content["hooks"] = [deque([1]), {(1, 2): {3}}, torch.ones(2, dtype=torch.uint16), 1j]
+    for options in ({}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}):
+        torch.save(content, path, **options)
+        wholes.append(path.read_bytes())
+        assert read_weights(path).tensors.keys() == tensors.keys()
 
     def check(seed: int) -> str:
-        path.write_bytes(mutated("zip.pt", whole, random.Random(seed), tokens))
+        name, whole = "older.pt" if seed % 3 == 1 else "zip.pt", wholes[seed % 3]
+        path.write_bytes(mutated(name, whole, random.Random(seed), tokens))
         try:
             found = read_weights(path).tensors
         except ValueError as error:

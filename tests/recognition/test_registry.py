@@ -1,8 +1,13 @@
+import importlib
+import re
 import sys
 
 import pytest
 
-from recognition.registry import KINDS, Registry, registry_of
+from adapters import ADAPTERS
+from recognition.config import BASE, ConfigError, load
+from recognition.registry import KINDS, registry_of
+from tools import train
 
 PLUGIN = '''
 from plugins_of_test import THINGS
@@ -32,6 +37,14 @@ def things(tmp_path, monkeypatch):
     yield drop
     for module in [m for m in sys.modules if m.startswith("plugins_of_test")]:
         del sys.modules[module]
+
+
+def install(folder, name, points, kind="things"):
+    """The metadata of a package of that name, version 1.0, with entry points."""
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[lrface.{kind}]\n{points}\n")
 
 
 def registry():
@@ -82,16 +95,43 @@ def test_wrong_names_and_arguments_are_answered_with_neighbours(things):
 
 def test_entry_points_of_installed_packages_are_plugins(things, tmp_path, monkeypatch):
     (tmp_path / "third_party.py").write_text('class Mine:\n    """From elsewhere."""\n\n    size = 5\n')
-    info = tmp_path / "third_party-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[lrface.things]\nmine = third_party:Mine\n")
+    install(tmp_path, "third-party", "mine = third_party:Mine")
     things("alpha", "alpha")
     found = registry()
     assert found.names() == ["alpha", "mine"] and found.create("mine").size == 5
-    things("beta", "mine")
-    with pytest.raises(ValueError, match=r"beta\.py.*entry point third_party:Mine"):
-        Registry("thing", "plugins_of_test").names()
+
+
+def test_a_name_that_a_package_takes_again_breaks_that_name_alone(things, tmp_path):
+    (tmp_path / "third_party.py").write_text('class Mine:\n    """From elsewhere."""\n\n    size = 5\n')
+    install(tmp_path, "third-party", "beta = third_party:Mine\nmine = third_party:Mine\nown = third_party:Mine")
+    install(tmp_path, "fourth-party", "own = third_party:Mine")
+    things("alpha", "alpha")
+    things("beta", "beta")
+    found = registry()
+    assert found.names() == ["alpha", "mine"]
+    assert found.create("alpha").rank == 8 and found.create("mine").size == 5
+    importlib.import_module("plugins_of_test.beta")  # for the sake of something else in that file
+    told = found.doubled()
+    assert [*told] == ["beta", "own"]
+    assert re.search(r"'beta' is registered twice: in .*beta\.py:\d+ and in entry point third_party:Mine", told["beta"])
+    assert told["beta"].endswith("of third-party 1.0; rename one of them, or uninstall third-party")
+    for ask in (found.get, found.create, found.summary, found.signature, lambda name: found.check(name, [])):
+        with pytest.raises(ValueError, match=r"registered twice.*uninstall third-party"):
+            ask("beta")
+    with pytest.raises(ValueError, match=r"third-party.*fourth-party|fourth-party.*third-party"):
+        found.get("own")
+
+
+def test_an_adapter_of_ours_that_a_package_takes_is_listed_with_its_fault(tmp_path, monkeypatch):
+    install(tmp_path, "third-party", "lora = third_party:Mine", "adapters")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(ADAPTERS, "_found", None)
+    shown = [line for line in train.list_plugins().splitlines() if line.split()[:1] in (["lora"], ["dual_lora"])]
+    assert len(shown) == 2 and "registered" not in shown[0]
+    assert shown[1].startswith("  lora               adapter 'lora' is registered twice: in ")
+    assert load(BASE, ["adapter.name=dual_lora"]).adapter.name == "dual_lora"
+    with pytest.raises(ConfigError, match=r"^config\.adapter: adapter 'lora' is registered.*uninstall third-party$"):
+        load(BASE, ["adapter.name=lora"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,15 +167,19 @@ def test_a_short_form_of_a_plugin_without_arguments_is_an_error(things):
 def test_a_plugin_of_another_package_that_cannot_be_imported_breaks_no_other(things, tmp_path, monkeypatch):
     (tmp_path / "third_broken.py").write_text("import a_package_that_is_not_here\n")
     (tmp_path / "third_number.py").write_text("mine = 5\n")
-    info = tmp_path / "third_broken-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-broken\nVersion: 1.0\n")
-    points = "[lrface.things]\nbroken = third_broken:Mine\nabsent = third_number:Absent\nnumber = third_number:mine\n"
-    (info / "entry_points.txt").write_text(points)
+    (tmp_path / "third_script.py").write_text("raise SystemExit('usage: mine')\n")
+    points = ("broken = third_broken:Mine", "absent = third_number:Absent", "number = third_number:mine")
+    install(tmp_path, "third-broken", "\n".join([*points, "script = third_script:Mine"]))
     things("alpha", "alpha")
     found = registry()
-    assert found.names() == ["absent", "alpha", "broken", "number"] and found.create("alpha").rank == 8
+    assert found.names() == ["absent", "alpha", "broken", "number", "script"] and found.create("alpha").rank == 8
     assert found.summary("broken") == "of the package third-broken 1.0"
-    for name, fault in (("broken", "No module named 'a_pack"), ("absent", "no attribute"), ("number", "neither")):
+    faults = {
+        "broken": "No module named 'a_pack",
+        "absent": "no attribute",
+        "number": "neither",
+        "script": "SystemExit",
+    }
+    for name, fault in faults.items():
         with pytest.raises(ValueError, match=rf"thing '{name}' of the package third-broken 1\.0 cannot.*{fault}"):
             found.create(name)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from recognition import weights
 from recognition.backbones import BACKBONES
 from recognition.hashes import hash_tensors
-from recognition.weights import load_strictly, read_card, read_weights
+from recognition.weights import load_strictly, read_card, read_weights, write_weights
+from tools import convert_checkpoint
 from tools.convert_checkpoint import convert, main
 
 
@@ -46,7 +48,16 @@ def test_a_torch_file_of_r18(tmp_path, capsys):
     assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
     # What was converted converts again, with its card.
     assert main([str(out), str(tmp_path / "again.safetensors")]) == 0
-    assert read_weights(tmp_path / "again.safetensors").card["licence"] == "MIT"
+    again = read_weights(tmp_path / "again.safetensors").card
+    assert again["licence"] == "MIT"
+    # The publisher's file stays the source, and the one between has a key of its own.
+    between = {
+        "converted_from": "r18.safetensors",
+        "converted_from_sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
+    }
+    assert again == {**read.card, **between}
+    third = convert_checkpoint._comes_from("again.safetensors", "00", again)
+    assert third["source"] == "backbone.pth" and third["converted_from"] == "again.safetensors"
 
 
 def test_the_real_mobilefacenet(tmp_path, oracles, real_data):
@@ -82,8 +93,9 @@ def test_broken_numbers_and_the_source_itself_are_refused(tmp_path):
     torch.save({"a": torch.tensor([1.0, float("nan")])}, source)
     with pytest.raises(ValueError, match="'a'"):
         convert(source, tmp_path / "out.safetensors")
+    write_weights(tmp_path / "net.safetensors", {"a": torch.ones(1)}, {})
     with pytest.raises(ValueError, match="source itself"):
-        convert(source, source)
+        convert(tmp_path / "net.safetensors", tmp_path / "net.safetensors")
     with pytest.raises(ValueError, match="shift_mask"):
         published(source, "r18")
         convert(source, tmp_path / "out.safetensors", "r18", {"shift_mask": False})
@@ -93,11 +105,14 @@ def test_a_graph_goes_through_the_reader_of_graphs(tmp_path, monkeypatch, capsys
     state = {k: t for k, t in BACKBONES.create("r18").state_dict().items() if not k.endswith("num_batches_tracked")}
     reader = types.ModuleType("recognition.from_onnx")
     found = types.SimpleNamespace(name="r18", arguments={}, tensors=state, note="read", card={"colour_order": "RGB"})
-    reader.read_onnx = lambda path: found
+    asked = []
+    reader.read_onnx = lambda path, name=None: asked.append(name) or found
     monkeypatch.setitem(sys.modules, "recognition.from_onnx", reader)
     (tmp_path / "net.onnx").write_bytes(b"\x08\x07")
     assert main([str(tmp_path / "net.onnx"), str(tmp_path / "r18.safetensors"), "--colour-order", "BGR"]) == 0
-    assert "net.onnx: read" in capsys.readouterr().out
+    assert "net.onnx: read" in capsys.readouterr().out and asked == [None]
+    assert main([str(tmp_path / "net.onnx"), str(tmp_path / "named.safetensors"), "--backbone", "r18"]) == 0
+    assert asked == [None, "r18"]  # not every backbone is laid out where the user names it
     assert read_card(tmp_path / "r18.safetensors")["colour_order"] == "BGR"
     turned = read_weights(tmp_path / "r18.safetensors").tensors["conv1.weight"]
     assert torch.equal(turned, state["conv1.weight"].flip(1))
@@ -114,3 +129,43 @@ def test_the_command_line_says_what_does_not_go_together(capsys):
         assert words in capsys.readouterr().err
     assert main(["set", "run", "--recipe", "absent.py"]) == 2
     assert "no recipe at absent.py" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_named_alone(capsys):
+    with pytest.raises(SystemExit):
+        main(["set"])
+    assert capsys.readouterr().err.strip().endswith("required: out")
+
+
+def test_out_and_arguments_are_looked_at_before_anything_is_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(convert_checkpoint, "_read", lambda *_: pytest.fail("the source was read"))
+    source = tmp_path / "backbone.pth"
+    source.write_bytes(b"x")
+    (tmp_path / "folder.safetensors").mkdir()
+    for out, words in (
+        ("x.pt", "weights are written as .safetensors"),
+        ("folder.safetensors", "is a folder"),
+        ("backbone.pth/x.safetensors", "backbone.pth is no folder"),
+    ):
+        assert main([str(source), str(tmp_path / out)]) == 2
+        told = capsys.readouterr().err
+        assert words in told and str(tmp_path / out) in told
+    assert main([str(source), str(tmp_path / "x.safetensors"), "--backbone", "r18", "--set", "foo=1"]) == 2
+    assert "unexpected argument 'foo'; it takes (" in capsys.readouterr().err
+
+
+def test_an_unknown_argument_is_named_where_the_backbone_is_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("recognition.published.find_backbone", lambda *_: "r18")
+    published(tmp_path / "backbone.pth", "r18")
+    assert main([str(tmp_path / "backbone.pth"), str(tmp_path / "x.safetensors"), "--set", "foo=1"]) == 2
+    assert "unexpected argument 'foo'; it takes (" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise FileNotFoundError(2, "No such file or directory", "x.json")
+
+    published(tmp_path / "backbone.pth", "r18")
+    monkeypatch.setattr(weights, "write_weights", fails)
+    assert main([str(tmp_path / "backbone.pth"), str(tmp_path / "x.safetensors"), "--backbone", "r18"]) == 2
+    assert "x.safetensors could not be written: No such file or directory" in capsys.readouterr().err

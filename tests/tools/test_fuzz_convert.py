@@ -21,7 +21,7 @@ from recognition.registry import Found
 from recognition.weights import load_strictly, read_weights, write_weights
 from recognition.weights.arcface_set import read_set
 from tests.fuzz import fuzz, mutate, pickle_tokens
-from tests.recognition.test_weights import mxnet_file
+from tests.weight_files import mxnet_file
 from tools.convert_checkpoint import convert
 
 COUNT = 20_000

@@ -38,6 +38,7 @@ def test_the_first_candidate_and_what_to_expect(arguments: list[str], capsys: py
     assert row.split()[-4:] == ["p1", "1.0000", "yes", "p1/1.png"]
     assert gallery.startswith("gallery     2 people, 4 faces; 4 embedded now")
     assert "compared with 4 of the gallery: at FAR 0.001" in said.err and "expect 0.004 false matches" in said.err
+    assert "the card's lowest is at FAR 0.001" in said.err
 
 
 def test_the_index_is_kept_and_serves_alone(

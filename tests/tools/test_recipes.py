@@ -28,6 +28,12 @@ def test_copies_stand_on_the_shipped_ones_and_overwrite_nothing(tmp_path, capsys
     assert copy.read_text() == "mine" and not (tmp_path / "mine" / "demo.py").exists()
 
 
+def test_a_recipe_has_the_names_that_train_takes_and_is_copied_once(tmp_path, capsys):
+    named = ["demo.py", "configs/demo.py", "demo", "demo", "configs/lfw_lora"]
+    assert door.main([*named, "--to", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / name) for name in ("demo.py", "lfw_lora.py")]
+
+
 def test_wrong_calls_are_sentences(tmp_path, capsys):
     assert door.main(["dmeo", "--to", str(tmp_path)]) == 2
     assert "no recipe 'dmeo' ships with LRFace; did you mean 'demo'" in capsys.readouterr().err

@@ -125,6 +125,19 @@ def test_results_of_an_evaluation(tmp_path: Path) -> None:
         found.choose(1e-6)
 
 
+def test_listed_pairs_do_not_answer_where_all_pairs_of_strangers_are_too_few() -> None:
+    none = {"threshold": {"value": None, "lo": None, "hi": None}, "reason": "needs at least 100,000 impostor pairs"}
+    measures = {
+        "tar@1e-05": {"value": 0.9, "lo": None, "hi": None, "far": 0.0, "threshold": 0.486},  # of 300 pairs
+        "thresholds": {"1e-05": {**none, "impostors": 28200, "genuine": 500}},
+        "pairs": 600,
+        "genuine": 300,
+    }
+    found = of_card({"results": {"after": {"faces": {"112": measures}}}}, "card")
+    with pytest.raises(ValueError, match=r"at FAR 1e-05 for faces/112: needs at least 100,000 impostor pairs\."):
+        found.choose(1e-5)
+
+
 def test_what_is_not_there_is_told() -> None:
     found = of_card({"results": {"after": RESULTS}}, "runs/demo/model/adapter.json")
     with pytest.raises(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,29 +15,23 @@ from huggingface_hub import constants
 from recognition.weights import hub as weights_hub
 from recognition.weights import read_card, read_weights, sha256, write_weights
 from recognition.weights.hub import FORM, is_address, local_path, parse, pin
-from tests.hub import COMMIT, Hub, restart, serving, used
+from tests.hub import COMMIT, Hub, restart, used
 
 OTHER = "2" * 40
 NAME = "deep/net.safetensors"
 HERE = f"hf://owner/repo/{NAME}"
 
 
-@pytest.fixture(scope="module")
-def _server() -> Iterator[Hub]:
-    with serving() as one:
-        yield one
-
-
 @pytest.fixture
-def hub(_server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+def hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """An empty cache, and a hub with a network and its card."""
-    used(_server, monkeypatch, tmp_path / "cache")
+    used(hub, monkeypatch, tmp_path / "cache")
     write_weights(tmp_path / "net.safetensors", {"a": torch.arange(6.0)}, {"backbone": "r18"})
-    _server.commits, _server.small = {"main": COMMIT, "refs/pr/1": OTHER}, {"deep/net.json"}
-    _server.put("owner/repo", NAME, (tmp_path / "net.safetensors").read_bytes())
-    _server.put("owner/repo", "deep/net.json", (tmp_path / "net.json").read_bytes())
-    _server.put("owner/repo", NAME, b"another", "refs/pr/1")
-    return _server
+    hub.commits, hub.small = {"main": COMMIT, "refs/pr/1": OTHER}, {"deep/net.json"}
+    hub.put("owner/repo", NAME, (tmp_path / "net.safetensors").read_bytes())
+    hub.put("owner/repo", "deep/net.json", (tmp_path / "net.json").read_bytes())
+    hub.put("owner/repo", NAME, b"another", "refs/pr/1")
+    return hub
 
 
 def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +53,16 @@ def test_an_address_is_read_as_a_file_is(hub: Hub) -> None:
 
 
 def test_paths_stay_what_they_are(tmp_path: Path) -> None:
-    for where in ("weights/a.safetensors", tmp_path / "a.pt", "", "hf", "hf:///a", "hfx://a/b/c.pt", "./hf:/a"):
+    for where in (
+        "weights/a.safetensors",
+        tmp_path / "a.pt",
+        "",
+        "hf",
+        "hfx://a/b/c.pt",
+        "https",
+        "a/https://b",
+        "./hf:/a",
+    ):
         assert local_path(where) == Path(where) and not is_address(where) and pin(where) == str(where)
 
 
@@ -112,6 +116,30 @@ def test_a_file_is_hashed_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Non
     assert hashed == [path]
 
 
+def test_changed_at_the_same_time_and_size(hub: Hub) -> None:
+    path = local_path(HERE)
+    state, data = path.stat(), bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    restart()
+    with pytest.raises(ValueError, match="has not the checksum"):
+        local_path(HERE)
+
+
+def test_a_cache_that_is_emptied_meanwhile(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = local_path(HERE)
+    hub.commits["main"] = OTHER
+    hub.put("owner/repo", NAME, b"newer weights")
+    shutil.rmtree(tmp_path / "cache")
+    assert local_path(HERE) == path and read_weights(HERE).card["backbone"] == "r18", "by the same commit"
+    assert pin(HERE) == f"{HERE}@{COMMIT}"
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match=f"{NAME}@{COMMIT}: not in the cache"):
+        local_path(HERE)
+
+
 @pytest.mark.parametrize("name", [NAME, "deep/net.json"])
 def test_damaged_in_the_cache(hub: Hub, name: str) -> None:
     place = local_path(HERE).with_name(Path(name).name)
@@ -161,7 +189,7 @@ def test_a_card_that_is_too_large(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
     [
         ("hf://owner/gated/net.pt", "owner/gated is gated: agree to its terms"),
         ("hf://owner/none/net.pt", "no repository owner/none that you may read"),
-        ("hf://owner/broken/net.pt", "the hub cannot be asked (Bad request"),
+        ("hf://owner/broken/net.pt", "not in the cache, and the hub's answer was no file (Bad request"),
         ("hf://owner/repo/lost.pt", "owner/repo has no file 'lost.pt' at revision 'main'"),
         (f"{HERE}@v9", "owner/repo has no revision 'v9'"),
     ],
@@ -178,12 +206,23 @@ def test_what_the_hub_does_not_give(hub: Hub, where: str, words: str) -> None:
         "hf://", "hf://owner", "hf://owner/repo", "hf://owner/repo/", "hf://owner/repo@v1/net.pt", "hf://o/r/net.txt",
         "hf://o/r/../net.pt", "hf://o/../net.pt", "hf://o/r//net.pt", "hf://o/r/a\\b.pt", "hf://o/r/net.pt@",
         "hf://o/r/net.pt@../x", "hf://o/r/net.pt#sha256=12", "hf://o/r/net.pt#md5=12", "hf://o o/r/net.pt", "hf://o/r/n\0.pt",
+        "HF://o/r/net.pt", "hf:///o/r/net.pt", "https://example.com/net.pt", Path("https://huggingface.co/o/r/net.pt"),
     ],
 )  # fmt: skip
 def test_malformed_addresses(where: str) -> None:
     with pytest.raises(ValueError) as told:
         local_path(where)
     assert FORM in str(told.value)
+
+
+def test_the_page_of_a_file() -> None:
+    for where in (
+        "https://huggingface.co/o/r/resolve/v1/a%20b/net.pt?download=true",
+        "http://hf.co/o/r/blob/v1/a b/net.pt",
+    ):
+        for spelling in (where, Path(where)):
+            with pytest.raises(ValueError, match=r"write hf://owner.*, here hf://o/r/a b/net\.pt@v1$"):
+                pin(spelling)
 
 
 def test_the_parts_of_an_address() -> None:
@@ -194,7 +233,7 @@ def test_the_parts_of_an_address() -> None:
 
 def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r"need huggingface_hub: pip install 'lrface\[hub\]'"):
+    with pytest.raises(ImportError, match=r"need huggingface_hub: pip install huggingface_hub"):
         local_path(HERE)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from recognition.backbones import BACKBONES, iresnet
 from recognition.weights import load_strictly, read_weights
 from recognition.weights.mxnet_iresnet import UNITS, rename_iresnet
-from tests.recognition.test_weights import mxnet_file
+from tests.weight_files import mxnet_file
 
 WIDTHS, SIZE = (8, 16, 32, 64), 16
 HERE = Path("model-0000.params")
