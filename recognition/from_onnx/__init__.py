@@ -6,22 +6,26 @@ does not give the same embeddings is refused. Nothing in the file is run but its
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from recognition.backbones import BACKBONES
-from recognition.from_onnx.compare import Agreement, compare
+from recognition.from_onnx.compare import Agreement, check_size, compare
 from recognition.from_onnx.graph import load, read_graph
 from recognition.from_onnx.matching import Differs, fit, plan, share
 from recognition.from_onnx.parts import Affine, Graph
+from recognition.from_onnx.running import embeddings
 from recognition.pickled import shown
 from recognition.types import COLOUR_ORDER
 from recognition.weights import load_strictly
 
 DIGITS = 9  # of an image range: what is left is rounding
+FILLED = ("normal_", "uniform_", "trunc_normal_")
 Card = dict[str, object]
 
 
@@ -47,17 +51,18 @@ def read_onnx(path: str | Path, name: str | None = None) -> FromOnnx:
     embedding, where no backbone has its layers (naming the nearest), and with the figures where they disagree.
     """
     path = Path(path)
-    model = load(path)
+    model, content = load(path)
     graph = read_graph(model, path)
+    del model  # of the size of the file, as is each of what follows
     _refuse_gates(graph, path)
     if not graph.layers or graph.picture is None:
         raise ValueError(f"{path}: holds no layers with weights of their own")
     size = next((len(one.values["weight"]) for one in reversed(graph.layers) if one.kind == "linear"), 0)
-    disagreed, nearest, most = "", "", -1.0
+    disagreed, nearest, most, theirs = "", "", -1.0, None
     for candidate in [name] if name else BACKBONES.names():
         for arguments in _choices(candidate, size):
             try:
-                with torch.device("meta"):
+                with torch.device("meta"), _Unfilled():
                     laid_out = BACKBONES.create(candidate, **arguments)
                 if name is None and (found := share(laid_out, graph)) < 1:
                     raise Differs(found, f"{found:.0%} of the shapes of convolutions and projections are the same")
@@ -67,17 +72,32 @@ def read_onnx(path: str | Path, name: str | None = None) -> FromOnnx:
                 if error.share > most:
                     nearest, most = f"{candidate}: {error}", error.share
                 continue
+            check_size(graph, laid_out, path)
+            if theirs is None:
+                theirs, content = embeddings(content, graph, path), b""
             backbone = BACKBONES.create(candidate, **arguments)
             load_strictly(backbone, tensors, path)
             card = _card(graph, backbone)
-            told = compare(model, graph, backbone.eval(), card["image_range"], path)
+            told = compare(theirs, graph, backbone.eval(), card["image_range"], path)
             if told.holds:
                 return FromOnnx(candidate, arguments, tensors, _note(candidate, graph, notes, told), card)
-            disagreed = f"{candidate} has its layers, but gives other embeddings: {told}"
+            disagreed = f"{candidate} has its layers, {told.fault}"
     if disagreed:
-        raise ValueError(f"{path}: {disagreed}; what lies between the layers differs")
+        raise ValueError(f"{path}: {disagreed}")
     hint = "; an adapter inside is merged first, tools/merge_adapter.py" if "lrface_version" in graph.metadata else ""
     raise ValueError(f"{path}: fits no backbone; the nearest is {nearest}{hint}")
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws no weights: on the meta device they are none, and looking at all backbones would take 12 s instead of 2."""
+
+    def __torch_function__(
+        self, function: Callable, types: object, args: tuple = (), kwargs: Mapping[str, object] | None = None
+    ) -> object:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", "") == nn.init.__name__ or getattr(function, "__name__", "") in FILLED:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def _refuse_gates(graph: Graph, path: Path) -> None:
@@ -107,4 +127,18 @@ def _card(graph: Graph, backbone: nn.Module) -> Card:
 
 
 def _note(name: str, graph: Graph, notes: list[str], told: Agreement) -> str:
-    return "; ".join([f"{name} by the {len(graph.layers)} layers of the graph", *notes, str(told)])
+    stored = [f"its weights are kept as {', '.join(sorted(graph.stored))}, and come as float32"] if graph.stored else []
+    found = f"{name} by the {len(graph.layers)} layers of the graph"
+    return "; ".join([found, *notes, *stored, *_guessed(graph), str(told)])
+
+
+def _guessed(graph: Graph) -> list[str]:
+    """What the card says though the file does not."""
+    colours, shifts = "colour_order" in graph.metadata, graph.picture is not None and graph.picture.shift != 0
+    known = graph.client is not None or shifts  # the range
+    if colours and known:
+        return []
+    untold = " or ".join(word for word, told in (("colours", colours), ("range", known)) if not told)
+    taken = ", ".join(words for words, told in ((COLOUR_ORDER, colours), ("(x - 127.5) / 127.5", known)) if not told)
+    change = "" if colours else "; --colour-order BGR changes it"
+    return [f"the file does not tell {untold}: taken as {taken}{change}"]

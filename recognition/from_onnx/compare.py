@@ -1,109 +1,133 @@
-"""A backbone against the graph that its weights were taken from, in onnxruntime, on noise and on smooth pictures."""
+"""A backbone against the graph that its weights were taken from: the same embeddings of the same pictures.
+
+What all embeddings have in common, such as a large last bias, hides how they differ, so both are looked at: the
+embeddings, and what differs between pictures.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from recognition.export import LARGEST_DIFFERENCE, LOWEST_COSINE
 from recognition.from_onnx.parts import Graph
+from recognition.from_onnx.running import pictures
 from recognition.model import FaceModel
 from recognition.types import IMAGE_SIZE
 
-if TYPE_CHECKING:
-    import onnx
-
-NOISE, SMOOTH = 2, (4, 7, 14, 28)  # pictures; sides from which smooth ones are drawn out
-UNIT = 1e-3  # how far the length of a normalised embedding may be from 1
+UNIT = 1e-3  # how far the lengths of normalised embeddings may be from one another
+SPREAD = 1e-3  # of their length, how far embeddings must be apart: nearer ones differ by float32's rounding, 1e-6, too
+NOTHING = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """cosine: the lowest. difference: the largest, of the largest magnitude. normalised: the graph's lengths are 1."""
+    """cosine: the lowest. difference: the largest, of the largest magnitude.
+
+    apart_cosine, apart_difference: the same of what differs between two pictures, and from the mean of all pictures.
+    spread: the largest distance of two embeddings, of their length. factor: by which the graph's are longer.
+    normalised: the graph's lengths are all the same, the backbone's are not.
+    """
 
     cosine: float
     difference: float
+    apart_cosine: float
+    apart_difference: float
+    spread: float
+    factor: float
     normalised: bool
 
     @property
     def holds(self) -> bool:
-        return self.cosine >= LOWEST_COSINE and self.difference <= LARGEST_DIFFERENCE
+        alike = self.cosine >= LOWEST_COSINE and self.apart_cosine >= LOWEST_COSINE
+        near = self.difference <= LARGEST_DIFFERENCE and self.apart_difference <= LARGEST_DIFFERENCE
+        return self.spread >= SPREAD and alike and near
+
+    @property
+    def fault(self) -> str:
+        """Why it does not hold."""
+        if self.spread < SPREAD:
+            return (
+                f"but different pictures get nearly the same embedding in both ({self.spread:.1e} of its length apart, "
+                f"{SPREAD:g} wanted), so that nothing shows whether both compute the same"
+            )
+        return f"but gives other embeddings: {self}; what lies between the layers differs"
 
     def __str__(self) -> str:
-        scaled = ", both scaled to length 1, as the graph does and the backbone does not" if self.normalised else ""
-        return (
+        told = (
             f"against onnxruntime the lowest cosine is {self.cosine:.6f}, the largest difference {self.difference:.1e}"
-            f"{scaled}"
+            f", and {self.apart_cosine:.6f} and {self.apart_difference:.1e} of what differs between pictures"
         )
+        if self.normalised:
+            told += ", both scaled to length 1, as the graph does and the backbone does not"
+        if self.factor != 1:
+            told += (
+                f"; the graph's embeddings are {self.factor:.6g} times as long, which is left out, as embeddings are "
+                "compared by their direction"
+            )
+        return told
 
 
-def compare(model: onnx.ModelProto, graph: Graph, backbone: nn.Module, ends: list[float], path: Path) -> Agreement:
+def compare(theirs: np.ndarray, graph: Graph, backbone: nn.Module, ends: list[float], path: Path) -> Agreement:
     """Embeddings of the same pictures, each fed as it is wanted.
 
-    backbone: in eval mode, with the graph's weights. ends: what 0 and 255 become at its input.
-    ValueError where onnxruntime refuses the graph, or takes other pictures than faces of 112 px.
+    theirs: (N, D) of running.pictures, by onnxruntime. backbone: in eval mode, with the graph's weights.
+    ends: what 0 and 255 become at its input. ValueError where the graph gives embeddings of another size.
     """
+    with torch.no_grad():
+        image = (pictures(graph) / 255 * (ends[1] - ends[0]) + ends[0]).float()
+        ours = FaceModel(backbone).eval().embed(image).double().numpy()
+    if theirs.shape != ours.shape:
+        raise ValueError(f"{path}: gives embeddings {theirs.shape} where the backbone gives {ours.shape}")
+    return agreement(theirs, ours)
+
+
+def agreement(theirs: np.ndarray, ours: np.ndarray) -> Agreement:
+    """Of (N, D) float64 embeddings of the same N pictures; NaN holds nothing."""
+    lengths = np.linalg.norm(theirs, axis=1), np.linalg.norm(ours, axis=1)
+    same = [bool(np.all(np.abs(one / max(one.mean(), NOTHING) - 1) < UNIT)) for one in lengths]
+    normalised = same[0] and not same[1]
+    cosine = ((theirs * ours).sum(axis=1) / np.maximum(lengths[0] * lengths[1], NOTHING)).min()
+    if normalised:
+        ours = ours / np.maximum(lengths[1], NOTHING)[:, None]
+    factor = float((theirs * ours).sum() / max((ours * ours).sum(), NOTHING))
+    if abs(factor - 1) > UNIT and 0 < factor < np.inf:
+        ours = ours * factor
+    else:
+        factor = 1.0
+    scale = max(float(lengths[0].mean()), NOTHING)
+    pairs = [(theirs[one] - theirs[two], ours[one] - ours[two]) for one, two in combinations(range(len(ours)), 2)]
+    apart = [max(np.linalg.norm(one), np.linalg.norm(two)) / scale for one, two in pairs]  # of either: none hides
+    told = [_cosine(one, two) for (one, two), far in zip(pairs, apart, strict=True) if not far < SPREAD]
+    centred = theirs - theirs.mean(axis=0), ours - ours.mean(axis=0)
+    return Agreement(
+        float(cosine),
+        _difference(theirs, ours),
+        float(np.min(told)) if told else 1.0,
+        _difference(*centred),
+        float(np.max(apart)),
+        factor,
+        normalised,
+    )
+
+
+def _cosine(one: np.ndarray, two: np.ndarray) -> float:
+    return float((one * two).sum() / max(np.linalg.norm(one) * np.linalg.norm(two), NOTHING))
+
+
+def _difference(theirs: np.ndarray, ours: np.ndarray) -> float:
+    return float(np.abs(theirs - ours).max() / max(np.abs(theirs).max(), NOTHING))
+
+
+def check_size(graph: Graph, backbone: nn.Module, path: Path) -> None:
+    """ValueError where the graph takes other pictures than faces of 112 px, or those of the backbone."""
     sides = graph.shape[2:]
     if any(side not in (None, IMAGE_SIZE, backbone.input_size) for side in sides) or graph.shape[1] not in (None, 3):
         raise ValueError(
             f"{path}: takes pictures (3, {sides[0]}, {sides[1]}); those of this backbone are {backbone.input_size} px"
         )
-    side = sides[0] or IMAGE_SIZE
-    pixels = _pictures(side)
-    mean, deviation = graph.normalisation
-    theirs = _run(model, ((pixels - mean) / deviation).numpy().astype(np.float32), graph.shape[0], path)
-    with torch.no_grad():
-        image = (pixels / 255 * (ends[1] - ends[0]) + ends[0]).float()
-        ours = FaceModel(backbone).eval().embed(image).double().numpy()
-    if theirs.shape != ours.shape:
-        raise ValueError(f"{path}: gives embeddings {theirs.shape} where the backbone gives {ours.shape}")
-    lengths = np.linalg.norm(theirs, axis=1), np.linalg.norm(ours, axis=1)
-    normalised = bool(np.all(np.abs(lengths[0] - 1) < UNIT))
-    cosines = (theirs * ours).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-30)
-    if normalised:
-        ours = ours / lengths[1][:, None]
-    difference = np.abs(theirs - ours).max() / max(np.abs(theirs).max(), 1e-30)
-    return Agreement(float(cosines.min()), float(difference), normalised)  # NaN holds nothing
-
-
-def _pictures(side: int) -> torch.Tensor:
-    """(6, 3, side, side) float64 grey levels in [0, 255]."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(NOISE, 3, side, side, generator=generator)
-    coarse = [torch.rand(1, 3, one, one, generator=generator) for one in SMOOTH]
-    smooth = [F.interpolate(one, size=(side, side), mode="bilinear", align_corners=False) for one in coarse]
-    return (torch.cat([noise, *smooth]) * 255).round().double()
-
-
-def _run(model: onnx.ModelProto, pictures: np.ndarray, batch: int | None, path: Path) -> np.ndarray:
-    """(B, D) float64, by onnxruntime on the CPU, in batches of the size that the graph takes."""
-    import onnxruntime
-
-    faults = onnxruntime.capi.onnxruntime_pybind11_state
-    refusals = tuple(
-        getattr(faults, name)
-        for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
-    )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what it refuses is raised
-    rows = batch or len(pictures)
-    try:
-        content = model.SerializeToString()  # with its weights: no file is opened for them
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        parts = []
-        for begin in range(0, len(pictures), rows):
-            part = pictures[begin : begin + rows]
-            whole = np.concatenate([part, part[:1].repeat(rows - len(part), 0)])
-            parts.append(session.run(None, {name: whole})[0][: len(part)])
-    except refusals as error:
-        raise ValueError(f"{path}: onnxruntime cannot run it ({str(error)[:300]})") from None
-    except ValueError as error:  # protobuf's, of a graph beyond 2 GiB
-        raise ValueError(f"{path}: cannot be given to onnxruntime ({str(error)[:200]})") from None
-    return np.concatenate(parts).astype(np.float64)

@@ -27,26 +27,31 @@ QUANTISED = ("QLinear", "Quantize", "Dequantize", "DynamicQuantize", "ConvIntege
 VALUES = {"value": "t", "value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
 
 
-def load(path: Path) -> onnx.ModelProto:
-    """The file with its weights in it. ValueError where it is no ONNX graph, or names weights outside its folder."""
+def load(path: Path) -> tuple[onnx.ModelProto, bytes]:
+    """The file with its weights in it, and so as bytes.
+
+    ValueError where it is no ONNX graph, or names weights outside its folder.
+    """
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError, EncodeError
     from onnx.external_data_helper import load_external_data_for_model
 
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{path}: {path.stat().st_size:,} bytes; an ONNX graph has 2 GiB at most")
+    content = path.read_bytes()
+    if not content:
+        raise ValueError(f"{path}: an empty file")
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
+        model = onnx.load_model_from_string(content)
     except DecodeError:
         raise ValueError(f"{path}: no ONNX graph, or cut short") from None
     if not all(isinstance(text, str) for text in _texts(model)) or not all(node.output for node in model.graph.node):
         raise ValueError(f"{path}: an operator in it is damaged")  # a name that is no UTF-8 comes as bytes
     size, folder = 0, path.parent.resolve()
-    for tensor in model.graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
+    beside = [one for one in _tensors(model) if one.data_location == onnx.TensorProto.EXTERNAL]
+    for tensor in beside:
         named = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
         place = (folder / named).resolve()
         if not named or not place.is_relative_to(folder) or not place.is_file():
@@ -58,10 +63,27 @@ def load(path: Path) -> onnx.ModelProto:
     if size > LARGEST_FILE:
         raise ValueError(f"{path}: its weights take {size:,} bytes; 2 GiB at most are read")
     try:
-        load_external_data_for_model(model, str(folder))
-    except (ValueError, OSError, onnx.checker.ValidationError) as error:
+        if beside:
+            load_external_data_for_model(model, str(folder))
+            content = model.SerializeToString()
+    except (ValueError, OSError, onnx.checker.ValidationError, EncodeError) as error:  # also beyond 2 GiB
         raise ValueError(f"{path}: its weights cannot be read ({str(error)[:200]})") from None
-    return model
+    return model, content
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All that may lie in files beside it, wherever in the graph."""
+    graphs, nodes = [model.graph], [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            nodes += graph.node
+            continue
+        for attribute in nodes.pop().attribute:
+            yield from (attribute.t, *attribute.tensors)
+            graphs += [attribute.g] if attribute.HasField("g") else []
+            graphs += attribute.graphs
 
 
 def _texts(model: onnx.ModelProto) -> Iterator[object]:
@@ -79,6 +101,8 @@ def read_graph(model: onnx.ModelProto, path: Path) -> Graph:
 
     ValueError for a graph of other inputs or outputs, with branches, foreign operators or quantised weights.
     """
+    from onnx import TensorProto
+
     given = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in given]  # older files list weights here, too
     outputs = model.graph.output
@@ -88,6 +112,10 @@ def read_graph(model: onnx.ModelProto, path: Path) -> Graph:
             f"{path}: takes {_listed(inputs)} and gives {_listed(outputs)}; a recognition network takes one picture "
             "(B, 3, H, W) and gives one embedding (B, D): a detector, or a network with its score as an input, is none"
         )
+    taken = inputs[0].type.tensor_type.elem_type
+    if taken not in (TensorProto.UNDEFINED, TensorProto.FLOAT):
+        kind = TensorProto.DataType.Name(taken).lower()
+        raise ValueError(f"{path}: takes {kind} pictures; export with float32 inputs")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     shape = tuple(side.dim_value or None for side in inputs[0].type.tensor_type.shape.dim)
     reader = Reader(path, inputs[0].name, _constants(model, path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,6 +87,8 @@ def fit(planned: Plan, graph: Graph) -> tuple[dict[str, Tensor], list[str]]:
     notes = []
     if matcher.folded:
         notes.append(f"{matcher.folded} batch norms were folded into the layer before them and add its bias only")
+    for (theirs, ours), count in matcher.other_eps.items():
+        notes.append(f"{count} layer norms add {theirs:.3g} to the variance (eps) where the backbone's add {ours:.3g}")
     if planned.unseen:
         tensors |= {key: torch.zeros(value.shape) for key, value in planned.unseen.items()}
         notes.append(f"{', '.join(planned.unseen)} is of training alone, so no graph holds it: it is 0")
@@ -99,6 +102,7 @@ class _Matcher:
         self.tensors: dict[str, Tensor] = {}
         self.bias: np.ndarray | None = None  # of the layer before, which ours has not: a folded norm's
         self.foldable = False  # the layer before may hold the norm's numbers
+        self.other_eps: Counter[tuple[float, float]] = Counter()  # of layer norms: the graph's, ours
 
     @property
     def share(self) -> float:
@@ -115,6 +119,8 @@ class _Matcher:
         kinds = next(kinds for kind, kinds in KINDS.items() if isinstance(module, kind))
         self._same(name, module, layer, kinds)
         self._keep(name, "weight", layer.values["weight"], module.weight)
+        if isinstance(module, nn.LayerNorm) and layer.eps and not math.isclose(layer.eps, module.eps, rel_tol=1e-3):
+            self.other_eps[layer.eps, module.eps] += 1
         bias = layer.values.get("bias")
         if getattr(module, "bias", None) is not None:
             self._keep(name, "bias", np.zeros(module.bias.shape, np.float32) if bias is None else bias, module.bias)

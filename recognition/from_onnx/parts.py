@@ -24,7 +24,8 @@ class Graph:
     """layers: in order of computation. loose: constants that are added to something and are no layer's bias.
 
     picture: what the graph does to its input before the first layer. client: mean and deviation by which a client
-    normalises, None where the file does not tell. shape: of the input, None for free axes.
+    normalises, None where the file does not tell. shape: of the input, None for free axes. stored: types of weights
+    that are not float32.
     """
 
     layers: list[Layer] = field(default_factory=list)
@@ -33,6 +34,7 @@ class Graph:
     client: tuple[float, float] | None = None
     shape: tuple[int | None, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    stored: set[str] = field(default_factory=set)
 
     @property
     def normalisation(self) -> tuple[float, float]:

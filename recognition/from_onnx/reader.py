@@ -24,6 +24,8 @@ class Reader:
         self.path, self.constants, self.graph = path, constants, Graph()
         self.affine = {given: Affine()}  # tensors that are still the picture
         self.of: dict[str, int] = {}  # tensors that are a layer's output as it is
+        self.added: dict[str, float] = {}  # what was added to tensors, if it is one number
+        self.eps = 0.0  # what was added below the last root: of a layer norm that is spelt out
 
     def take(self, node: onnx.NodeProto) -> None:
         if node.op_type == "Constant":
@@ -38,6 +40,8 @@ class Reader:
             self.constants[node.output[0]] = held[0]
             return
         data = next((name for name, one in zip(node.input, held, strict=True) if name and one is None), "")
+        if node.op_type == "Sqrt":
+            self.eps = self.added.get(data, 0.0)
         if node.op_type in THROUGH:
             self._pass(self.of, data, node)
             self._pass(self.affine, data, node)
@@ -68,7 +72,8 @@ class Reader:
                     "a backbone takes the picture itself"
                 )
             self.graph.picture = self.affine[data]
-        layer.values = {key: value.astype(np.float32) for key, value in layer.values.items()}
+        self.graph.stored |= {str(value.dtype) for value in layer.values.values() if value.dtype != np.float32}
+        layer.values = {key: value.astype(np.float32, copy=False) for key, value in layer.values.items()}
         layer.after = self.of.get(data)
         self.graph.layers.append(layer)
         self.of[node.output[0]] = len(self.graph.layers) - 1
@@ -80,6 +85,8 @@ class Reader:
         plain = float(value.flat[0]) if value.size and np.all(value == value.flat[0]) else None
         if data in self.affine:
             self._on_picture(node, plain, reverse, data)
+        elif value.size == 1 and node.op_type == "Add" and plain is not None:
+            self.added[node.output[0]] = plain
         elif value.size > 1:
             self._on_layer(node, value, reverse, data)
 
@@ -107,7 +114,8 @@ class Reader:
         before = self.graph.layers[self.of[data]] if data in self.of else None
         if node.op_type in ("Mul", "Div"):
             scale = value if node.op_type == "Mul" else 1 / value
-            self._layer(Layer("scale", {"weight": scale.reshape(-1)}), data, node)
+            self._layer(Layer("scale", {"weight": scale.reshape(-1)}, eps=self.eps), data, node)
+            self.eps = 0.0
             return
         value = -value if node.op_type == "Sub" and not reverse else value
         wanted = None if before is None or "bias" in before.values else before.values["weight"].shape[0]
