@@ -7,12 +7,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.documents.lines import FENCE, PYTHON, SHELL, STARTS, faults, read, spans
+
 ROOT = Path(__file__).resolve().parents[2]
-FIRST_WORDS = ("python", "python3", "torchrun", "make", "lrface", "pip", "docker", "tensorboard", "pytest", "git", "uv")
-STARTS = re.compile(r"^(?:[A-Z_]+=\S*;? )*(?:\.venv/bin/)?(?:" + "|".join(FIRST_WORDS) + r")(?= )")
-FENCE = re.compile(r"^\s*```(\w*)")
-SHELL, PYTHON = ("", "bash", "sh", "shell", "console"), ("python", "py")
-INLINE = re.compile(r"`((?:python tools/|python -m |torchrun |make |lrface |pip install |docker )[^`\n]+)`")
+INLINE = re.compile(
+    r"(?:python3? tools/|python3? -m |torchrun |make |lrface |pip |docker |tensorboard |pytest tests/)\S"
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Command:
     line: int
     text: str
     comment: str = ""
+    last: int = 0  # the line that it ends in
 
     @property
     def place(self) -> str:
@@ -70,30 +71,28 @@ def unique(found: list[Command]) -> dict[str, list[Command]]:
 
 def of_document(text: str, name: str) -> list[Command]:
     """Commands of indented and fenced blocks, and of `code` inside lines."""
-    found: list[Command] = []
-    fence: str | None = None
+    lines = read(text)
+    found = [Command(name, number, tidy(one)) for number, one in spans(lines) if INLINE.match(one) and runnable(one)]
     waiting, started = "", 0
-    for number, raw in enumerate(text.splitlines(), start=1):
-        mark = FENCE.match(raw)
-        if mark and not waiting:
-            fence = mark[1] if fence is None else None
-            continue
-        block = raw.startswith("    ") if fence is None else fence in SHELL
-        line = raw.strip().removeprefix("$ ")
+    for one in (line for line in lines if line.kind == "code" and line.language in SHELL):
+        line = one.text.strip().removeprefix("$ ")
         if waiting:
             waiting += " " + line.removesuffix("\\").strip()
-        elif block and STARTS.match(line):
-            waiting, started = line.removesuffix("\\").strip(), number
-        elif fence is None and not block:
-            found += [Command(name, number, tidy(one)) for one in INLINE.findall(raw) if runnable(one)]
-            continue
+        elif STARTS.match(line):
+            waiting, started = line.removesuffix("\\").strip(), one.number
         else:
             continue
         bare, comment = without_comment(waiting)
         if not line.endswith("\\") and not open_quote(bare):
-            found.append(Command(name, started, tidy(bare), comment))
+            found.append(Command(name, started, tidy(bare), comment, one.number))
             waiting = ""
-    return found
+    return sorted(found, key=lambda one: one.line)
+
+
+def hidden(text: str, name: str, listed: tuple[str, ...] = ()) -> list[str]:
+    """Lines that look like commands and are collected as none. listed: starts of blocks that are no commands."""
+    covered = {number for one in of_document(text, name) for number in range(one.line, one.last + 1)}
+    return [f"{name}:{fault}" for fault in faults(text, covered, listed)]
 
 
 def of_recipe(text: str, name: str) -> list[Command]:
@@ -108,7 +107,7 @@ def of_recipe(text: str, name: str) -> list[Command]:
         whole = line[at.start() :].strip()
         while whole.endswith("\\"):
             whole = whole.removesuffix("\\").strip() + " " + next(lines)[1].strip()
-        found.append(Command(name, number, tidy(whole)))
+        found.append(Command(name, number, re.sub(r"(?<=\w)[.,;:]$", "", tidy(whole))))
     return found
 
 
@@ -162,4 +161,4 @@ def without_comment(line: str) -> tuple[str, str]:
 
 def tidy(command: str) -> str:
     """One blank between words."""
-    return re.sub(r"\s+", " ", command).strip().rstrip(".,;:")
+    return re.sub(r"\s+", " ", command).strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import runpy
 import shlex
@@ -14,11 +15,17 @@ from unittest import mock
 
 import pytest
 
+from recognition import config as settings
 from recognition import distributed
+from recognition.recipes import or_shipped
+from recognition.values import literal
 from tests.documents import table
 from tests.documents.collect import ROOT
 from tests.training import blank_pictures
 
+SETTING = re.compile(r"^[a-z_]+(\.[a-z_]+)*=")
+SETTINGS_OF = r"tools/(train|calibrate_gate|score_quality|benchmark)\.py "
+FILES = re.compile(r"^(?:(?:backbone|adapter|scorer)\.weights|data\.records)=(.*)")
 VARIABLE = re.compile(r"^([A-Z_]\w*)=(\S*?)(;?) ")
 
 
@@ -56,15 +63,20 @@ def _tool(name: str, *arguments: str) -> list[str]:
     return [f"tools/{name}.py", *([f"configs/{arguments[0]}.py", *arguments[1:]] if recipe else arguments)]
 
 
-def carry_out(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run a document's command as the table says, in `folder`, which is returned. AssertionError where it fails."""
+def carry_out(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch, walk: str = "") -> Path:
+    """Run a document's command as the table says, in `folder`, which is returned. AssertionError where it fails.
+
+    walk: the document that it is a step of, each on what the last one left.
+    """
     words, environment = words_of(text)
     words = plain(words)
     flat = shlex.join(words)
-    rules = rules_for(flat)
+    rules = rules_for(flat, walk)
     assert rules, f"no rule of tests/documents/table.py says how this is made small: {text}"
-    for command in (command for rule in rules for command in rule.before):
+    for command in (command for rule in rules for command in rule.before if walk == rule.walk):
         carry_out(command, folder, monkeypatch)
+    monkeypatch.chdir(folder)
+    look_at_choices(words)
     for made in (re.search(rule.gone, flat) for rule in rules if rule.gone):
         if made and (folder / made[1]).exists():
             shutil.rmtree(folder / made[1])
@@ -73,17 +85,45 @@ def carry_out(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for pattern, by in (pair for rule in rules for pair in rule.change):
         flat = re.sub(pattern, by, flat)
     words = [*shlex.split(flat), *(word for rule in rules for word in rule.add)]
-    code = run(words, folder, monkeypatch, draw=any(rule.draw for rule in rules))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = run(words, folder, monkeypatch, draw=any(rule.draw for rule in rules))
+    print(said.getvalue())
     wanted = {rule.code for rule in rules if rule.code} or {0}
     assert code in wanted, f"exit status {code}, not {wanted}: {shlex.join(words)}"
     missing = [name for rule in rules for name in rule.makes if not any(folder.glob(name))]
     assert not missing, f"it did not make {missing}: {shlex.join(words)}"
+    unsaid = [rule.says for rule in rules if rule.says not in said.getvalue()]
+    assert not unsaid, f"it did not say {unsaid}: {shlex.join(words)}"
     return folder
 
 
-def rules_for(flat: str) -> list[table.Rule]:
+def look_at_choices(words: list[str]) -> None:
+    """What is chosen before anything is made small: plugins, arguments and types fit, files are there. In the folder.
+
+    ConfigError or AssertionError. Of tools that compare recipes or write some, the tool itself looks at settings.
+    """
+    tool, given = Path(words[1]).name, [word for word in words[2:] if SETTING.match(word)]
+    named = [path for word in given if (found := FILES.match(word)) for path in _paths(found[1])]
+    if re.search(SETTINGS_OF, " ".join(words)):
+        recipes = [word for word in words[2:] if word == "RECIPE" or (word.endswith(".py") and word not in given)]
+        for recipe in recipes:
+            config = settings.load(recipe, given)
+            if not recipe.startswith("configs/"):  # what an earlier command or the document itself wrote
+                named.append(config.backbone.weights)
+    missing = [path for path in named if path and not path.startswith("hf:/") and not or_shipped(path).exists()]
+    assert not missing or tool == "convert_config.py", f"there is no {missing}: {shlex.join(words)}"
+
+
+def _paths(written: str) -> list[str]:
+    value = literal(written)
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)]
+
+
+def rules_for(flat: str, walk: str = "") -> list[table.Rule]:
     """Those that a plain command matches, in order."""
-    return [rule for rule in table.RULES if re.search(rule.match, flat)]
+    fitting = (rule for rule in table.RULES if re.search(rule.match, flat))
+    return [rule for rule in fitting if rule.walk in ("", walk) and not (walk and rule.alone)]
 
 
 def run(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, draw: bool = False) -> int:

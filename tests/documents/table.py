@@ -20,8 +20,10 @@ class Rule:
     """What is done to the commands that `match`, a regular expression over the plain command, finds.
 
     add: words behind it. change: pairs of pattern and text. code: exit status. makes: files that are there afterwards.
-    before: commands that are run first, small already. draw: pictures are drawn. gone: its first group is a folder or
-    file that the command makes, and that is taken away first.
+    before: commands that are run first, small already; in a walk its own steps are, and those of a rule for it. draw:
+    pictures are drawn. gone: its first group is a folder or file that the command makes, and that is taken away first.
+    says: what the output has.
+    alone: it does not hold in walks. walk: it holds in the walk of this document only.
     """
 
     match: str
@@ -32,6 +34,9 @@ class Rule:
     before: tuple[str, ...] = ()
     draw: bool = False
     gone: str = ""
+    says: str = ""
+    alone: bool = False
+    walk: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,9 @@ class NotRun:
     look: str = ""
 
 
+ARCFACE = "docs/from_arcface_torch.md"
+IMPORTED = ("backbone.name=mobilefacenet_nano", "backbone.embedding_size=32")  # the network of arcface_out/
+GOES_ON = ("schedule.epochs=5.0",)  # beyond the ten updates that the set has behind it
 RUNS_FROM = (  # what the finished runs of the workspace are made by
     "python tools/train.py configs/demo.py",
     "python tools/export_onnx.py runs/demo",
@@ -57,7 +65,7 @@ RULES = (
     Rule(r" --(help|list)\b"),
     # training
     Rule(TRAIN, add=(*ALWAYS, *TINY, *TRAINED, *EVALUATED)),
-    Rule(TRAIN + r"(?!.*train\.resume)", add=("train.resume=never",)),
+    Rule(TRAIN + r"(?!.*train\.resume)", add=("train.resume=never",), alone=True),
     Rule(TRAIN + r"(?!configs/demo\.py$)", add=("evaluation.sets=[]",)),
     Rule(
         TRAIN + r"configs/demo\.py$",
@@ -78,11 +86,13 @@ RULES = (
     ),
     Rule(TRAIN + r"configs/moe_tinyface_full", before=("python tools/train.py configs/moe_tinyface_classifier.py",)),
     Rule(TRAIN + r"configs/lrfr_derivenet", add=('objectives=[{"name":"derivenet","embedding_size":12}]',)),
-    Rule(TRAIN + r"configs/mine\.py", add=(*EVALUATED, "evaluation.low_res=[112]", OWN_SET)),
+    Rule(TRAIN + r"my_faces\.py", add=(*EVALUATED, "evaluation.low_res=[112]", OWN_SET)),
     Rule(
         TRAIN + r"mine\.py",
         before=("python tools/convert_config.py arcface_config.py mine.py --overwrite --processes 8",),
     ),
+    Rule(TRAIN + r"mine\.py", walk=ARCFACE, add=(*IMPORTED, "backbone.weights=", *GOES_ON)),
+    Rule(TRAIN + r"mine\.py$", walk=ARCFACE, says="continuing runs/mine/checkpoints/"),
     Rule(TRAIN + r"petal\.py", add=("scorer.name=sharpness",)),  # its own is of a package that is not installed
     Rule(TRAIN + r"(fc|full)\.py", add=(*TINY_VIT, "adapter.weights=")),  # the real files have experts
     # one table of several runs: the seeds are alike
@@ -128,17 +138,22 @@ RULES = (
     Rule(r"^python tools/(inspect_records|calibrate_gate|score_quality)\.py "),
     Rule(r"tools/calibrate_gate\.py petal\.py", add=(*TINY, "data.workers=0")),
     Rule(r"^python tools/export_records\.py ", gone=r"export_records\.py \S+ (\S+)"),
-    Rule(r"make_records\.py .*tars/train-", before=("python tools/export_records.py data/mine tars/ --shards 4",)),
+    Rule(
+        r"make_records\.py .*tars/train-",
+        walk="docs/records.md",
+        before=("python tools/export_records.py data/mine tars/ --shards 4",),
+    ),
     # other programs' settings
     Rule(r"^python tools/convert_config\.py "),
     Rule(r"^python (tools/recipes|recognition/command)\.py"),
     # weights and scorers
     Rule(r"^python tools/convert_checkpoint\.py "),
     Rule(
-        r"tools/convert_checkpoint\.py arcface_out/ runs/mine",
-        gone=r"(runs/mine)",
-        add=("backbone.name=mobilefacenet_nano", "backbone.embedding_size=32"),
+        r"tools/convert_checkpoint\.py arcface_out/ runs/\w+",
+        gone=r"arcface_out/ (runs/\w+)",
+        add=IMPORTED,
     ),
+    Rule(r"tools/convert_checkpoint\.py arcface_out/", walk=ARCFACE, add=(*ALWAYS, *TRAINED, *GOES_ON)),
     Rule(r"convert_checkpoint\.py .*--backbone r50", change=(("--backbone r50", "--backbone mobilefacenet_nano"),)),
     Rule(
         r"tools/convert_checkpoint\.py runs/demo_pretrain", before=("python tools/train.py configs/demo_pretrain.py",)
@@ -157,14 +172,30 @@ RULES = (
 )
 
 NOT_RUN = (
-    NotRun(r"tools/benchmark\.py scoring", "starts a process for each case; tests/tools/test_benchmark.py runs one"),
-    NotRun(r"tools/describe_plugins\.py", "takes seconds; tests/tools/test_describe_plugins.py runs it and compares"),
-    NotRun(r"^make ", "takes minutes, or needs another machine; `make -n` says that the target is there", "make"),
     NotRun(
-        r"^pip ", "downloads, or changes the environment; the extras it names are looked up in pyproject.toml", "pip"
+        r"tools/benchmark\.py scoring",
+        "starts a process for each; tests/tools/test_benchmark.py runs one",
+        "parser",
     ),
-    NotRun(r"^(python tools/demo\.py|lrface demo)", "serves until it is stopped; tests/tools/test_demo.py opens it"),
-    NotRun(r"adapter\.name=channel_scale", "is a step of tests/documents/test_own_adapter.py"),
-    NotRun(r"^docker ", "there is no docker where the tests run; the files it names are looked at", "files"),
-    NotRun(r"^tensorboard ", "serves until it is stopped"),
+    NotRun(
+        r"tools/describe_plugins\.py", "takes seconds; tests/tools/test_describe_plugins.py runs and compares", "parser"
+    ),
+    NotRun(r"^make ", "takes minutes, or needs another machine; `make -n` says that the target is there", "make"),
+    NotRun(r"^pip ", "downloads, or changes the environment; options, packages, files are looked up", "pip"),
+    NotRun(
+        r"^(python tools/demo\.py|lrface demo)",
+        "serves until stopped; tests/tools/test_demo.py opens it",
+        "parser",
+    ),
+    NotRun(r"adapter\.name=channel_scale|^pytest ", "is a step of tests/documents/test_own_adapter.py", "own adapter"),
+    NotRun(r"^docker ", "there is no docker where the tests run", "docker"),
+    NotRun(r"^tensorboard ", "serves until it is stopped", "tensorboard"),
+)
+
+NO_COMMANDS = (  # what blocks begin with that are neither commands nor Python
+    "4 doors      tools/*",
+    '{"name": "ann/1.jpg"',
+    "000000017.jpg ",
+    "part      u32 magic",
+    "similarity  0.",
 )

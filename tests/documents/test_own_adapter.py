@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -16,7 +17,7 @@ from iqa import SCORERS
 from recognition.margins import MARGINS
 from recognition.registry import Registry
 from recognition.types import MarginContext
-from tests.documents.collect import ROOT, python_of
+from tests.documents.collect import ROOT, of_document, python_of
 from tests.training import recipe_with_base
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -25,9 +26,9 @@ import sys
 import pytest
 from tools import train
 assert "channel_scale      of the package channel-scale 0.1" in train.list_plugins()
-code = pytest.main(["-p", "no:cacheprovider", "-k", "channel_scale and not compiles", sys.argv[1]])
+code = pytest.main(["-p", "no:cacheprovider", "-rA", *sys.argv[2:]])
 assert code == 0, code
-assert train.main([sys.argv[2], "adapter.name=channel_scale", "schedule.epochs=0.4", "evaluation.sets=[]"]) == 0
+assert train.main([sys.argv[1], "adapter.name=channel_scale", "schedule.epochs=0.4", "evaluation.sets=[]"]) == 0
 """
 
 
@@ -35,6 +36,13 @@ def block(start: str) -> str:
     found = [one.text for one in python_of(TEXT, "CONTRIBUTING.md") if one.text.startswith(start)]
     assert len(found) == 1, f"CONTRIBUTING.md has {len(found)} blocks that begin with {start}"
     return found[0]
+
+
+def contract_tests() -> list[str]:
+    """What CONTRIBUTING gives to pytest, word for word."""
+    told = [one.text for one in of_document(TEXT, "CONTRIBUTING.md") if one.text.startswith("pytest ")]
+    assert len(told) == 1, told
+    return shlex.split(told[0])[1:]
 
 
 def test_an_adapter_of_ones_own_is_found_kept_to_its_promises_and_trained(tmp_path: Path) -> None:
@@ -49,7 +57,7 @@ def test_an_adapter_of_ones_own_is_found_kept_to_its_promises_and_trained(tmp_pa
     (about / "entry_points.txt").write_text(f"[{group}]\n{lines}")
     recipe = recipe_with_base(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", STEPS, str(ROOT / "tests" / "adapters" / "test_contract.py"), str(recipe)],
+        [sys.executable, "-c", STEPS, str(recipe), *contract_tests()],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -59,7 +67,7 @@ def test_an_adapter_of_ones_own_is_found_kept_to_its_promises_and_trained(tmp_pa
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     passed = int(re.search(r"(\d+) passed", done.stdout)[1])
-    assert passed >= 10, done.stdout
+    assert passed >= 10 and "test_two_processes_equal_one" in done.stdout, done.stdout
     assert (tmp_path / "runs" / "small" / "model" / "adapter.safetensors").is_file()
 
 

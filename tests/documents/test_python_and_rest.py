@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
-import subprocess
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +10,10 @@ import pytest
 
 from tests.documents import workspace
 from tests.documents.cases import WALKS, every, not_run
-from tests.documents.collect import ROOT, Snippet, commands, of_document, snippets
+from tests.documents.collect import Snippet, commands, of_document, snippets
 from tests.documents.running import plain, rules_for, words_of
 from tests.documents.table import NOT_RUN, RULES
+from tests.documents.unrun import LOOKS
 from tests.small import photos
 from tests.tiny import nameable
 
@@ -40,21 +38,10 @@ def run_block(block: Snippet, names: dict) -> None:
 
 
 @pytest.mark.parametrize("text", SKIPPED, ids=[every()[text] for text in SKIPPED])
-def test_what_is_not_run_names_what_is_there(text: str) -> None:
+def test_what_is_not_run_names_what_is_there(text: str, finished: Path) -> None:
     why = not_run(text)
     print(f"{every()[text]}: {text}: not run, since it {why.reason}")
-    words = shlex.split(text)
-    if why.look == "make":
-        done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    if why.look == "pip":
-        known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        assert not re.search(r"-r (\S+)", text) or (ROOT / re.search(r"-r (\S+)", text)[1]).is_file()
-        named = {name for extras in re.findall(r"\[([\w,-]+)\]", text) for name in extras.split(",")}
-        assert named <= known.keys(), f"pyproject.toml has no extra {sorted(named - known.keys())}"
-    if why.look == "files":
-        files = [word for word in words[1:] if "Dockerfile" in word]
-        assert all((ROOT / name).is_file() for name in files), f"not all of {files} are there"
+    LOOKS[why.look](text, finished)
 
 
 def test_every_command_is_run_or_has_its_reason() -> None:

@@ -17,7 +17,7 @@ from recognition.data.alignment import TEMPLATE
 from recognition.data.pairs import PairSet, write_bin
 from recognition.data.recordio import RecordReader, unpack
 from recognition.weights import write_weights
-from tests.documents.collect import ROOT
+from tests.documents.collect import ROOT, python_of
 from tests.recognition.evaluation.protocols import retrieving
 from tests.recognition.migration import sources
 from tests.recognition.test_alignment import scrfd
@@ -36,6 +36,7 @@ FOREIGN = (
 PEOPLE, IMAGES = 6, 5
 SETS = (  # folders of records, with pairs.csv beside them
     "data/mine",
+    "data/mine_test",
     "data/demo",
     "data/demo_test",
     "data/demo_pretrain",
@@ -50,7 +51,16 @@ SETS = (  # folders of records, with pairs.csv beside them
 PICTURES = ("faces", "FOLDER", "people", "probes", "my_faces")  # folders of aligned faces, one folder per person
 PHOTOS = ("photos", "my_photos", "my_test_photos")  # raw ones
 DETECTORS = ("DIR", "models", "buffalo_l")
-RUNS = ("RUN", "runs/mine", "runs/a", "runs/b", "runs/c", "runs/petal_tinyface", "runs/wf4m_r50")  # each as runs/demo
+RUNS = (
+    "RUN",
+    "runs/mine",
+    "runs/my_faces",
+    "runs/a",
+    "runs/b",
+    "runs/c",
+    "runs/petal_tinyface",
+    "runs/wf4m_r50",
+)  # each as runs/demo
 CHECKPOINTS = ("checkpoints/swin_cosface_webface4m.pt", "my.safetensors", "weights.safetensors")
 
 
@@ -150,6 +160,10 @@ def weights(folder: Path) -> None:
     write_weights(
         folder / "weights" / "tiny_vit.safetensors", TinyViT().state_dict(), {"backbone": "tiny_vit_of_tests"}
     )
+    for name in ("pretrain_vit", "pretrain_swin"):
+        path = folder / "runs" / name / "model" / "adapter.safetensors"
+        path.parent.mkdir(parents=True)
+        shutil.copy(folder / "weights" / "tiny_vit.safetensors", path)
     for name in CHECKPOINTS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_weights((folder / name).with_suffix(".safetensors"), Tiny().state_dict(), card)
@@ -161,10 +175,12 @@ def weights(folder: Path) -> None:
 
 
 def name_runs(folder: Path) -> None:
-    """The finished run runs/demo under the other names, too, and the recipe that RECIPE stands for."""
+    """The finished run runs/demo under the other names, too, the recipe that RECIPE stands for, the quick start's."""
     for name in RUNS:
         shutil.copytree(folder / "runs" / "demo", folder / name, ignore=shutil.ignore_patterns("onnx"))
     shutil.copy(folder / "configs" / "demo.py", folder / "RECIPE")
+    quick_start = "docs/quick_start.md"
+    (folder / "my_faces.py").write_text(python_of((ROOT / quick_start).read_text(), quick_start)[0].text)
 
 
 def foreign(folder: Path) -> None:
