@@ -60,7 +60,7 @@ def first(trainer: Trainer) -> list[str]:
             f"gate      fitted when a run begins, by rule '{config.gate.fit}' to {config.gate.sample or 'all'} images; "
             f"here midpoint {config.gate.midpoint} and slope {config.gate.slope}"
         )
-    chosen, why = scoring.source(config, quality.scorer, None if resumed is None else resumed.parents[1])
+    chosen, why = scoring.source(config, quality.scorer, None if resumed is None else resumed.absolute().parents[1])
     if chosen == "sidecar" and trainer.world.is_main:
         identity = scoring.identify(config.scorer.name, arguments(config.scorer, "scorer"), quality.scorer)
         found = scoring.check(trainer.records, identity, bad_allowed=config.data.on_bad_record == "skip")

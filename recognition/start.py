@@ -75,7 +75,7 @@ def begin(trainer: Trainer) -> bool:
 def _fit_gate(trainer: Trainer) -> dict[str, object]:
     """Midpoint and slope where the recipe wants them fitted; a run that goes on has those of its settings."""
     if trainer.resumed_from is not None:
-        return calibration.fitted_by(trainer.resumed_from.parents[1])
+        return calibration.fitted_by(trainer.resumed_from.absolute().parents[1])
     learner = trainer.learner
     found = calibration.fit_at_start(
         trainer.config, learner.losses.quality, trainer.records, trainer.order, trainer.world, trainer.logs.say
@@ -92,7 +92,7 @@ def _scores(trainer: Trainer) -> dict[str, str]:
     the recipe, or the run that goes on, wants it.
     """
     config, quality = trainer.config, trainer.learner.losses.quality
-    begun = None if trainer.resumed_from is None else trainer.resumed_from.parents[1]
+    begun = None if trainer.resumed_from is None else trainer.resumed_from.absolute().parents[1]
     scorer = quality.scorer if quality.needs_gate else None
     chosen, why = scoring.source(config, scorer, begun)
     if not chosen:

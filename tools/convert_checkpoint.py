@@ -101,10 +101,12 @@ def convert_set(source: Path, run: Path, recipe: str, overrides: Sequence[str] =
 
 def _how_to_go_on(run: Path, recipe: str, config: EasyDict, overrides: Sequence[str]) -> str:
     """The command that continues the run: named where the recipe alone would begin another one."""
+    from recognition.recipes import spelled
+
     where = []
     if Path(config.run.root, config.run.name).resolve() != run.resolve():
         where = [f"run.root={run.parent}", f"run.name={run.name}"]
-    return f"go on: {shlex.join(['python', 'tools/train.py', recipe, *overrides, *where])}"
+    return spelled(f"go on: {shlex.join(['python', 'tools/train.py', recipe, *overrides, *where])}")
 
 
 def convert(

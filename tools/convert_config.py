@@ -109,6 +109,7 @@ def convert(arguments: argparse.Namespace) -> Conversion:
 def lines(done: Conversion, out: Path | None) -> list[str]:
     """What is told: where it came from, each setting, and what to do next."""
     from recognition.migration.recipe import run_line
+    from recognition.recipes import spelled
 
     found = done.found
     told = f", {found.processes} processes by {found.processes_by}" if found.processes else ""
@@ -129,7 +130,7 @@ def lines(done: Conversion, out: Path | None) -> list[str]:
         folder = f"work_dirs/{PurePath(found.source).stem}"  # as its utils_config.py
     if found.program == "arcface_torch" and isinstance(folder, str) and folder:
         theirs, ours, recipe = (shlex.quote(text) for text in (folder, f"runs/{out.stem}", str(out)))
-        shown.append(f"go on:   python tools/convert_checkpoint.py {theirs} {ours} --recipe {recipe}")
+        shown.append(spelled(f"go on:   python tools/convert_checkpoint.py {theirs} {ours} --recipe {recipe}"))
     return shown
 
 

@@ -24,6 +24,7 @@ COLOURS = ("rgb", "bgr")
 READERS = 4  # threads; OpenCV decodes outside Python's lock
 SQUARE = 1.25  # longer by shorter side; a picture beyond is no aligned face
 RECORDS = ".rec"
+HANDED_OVER = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")  # by a shell: <(curl ...), or what is piped in
 NO_FACE = "no face was found in it when the folder was aligned"
 NOT_ALIGNED = "it failed when the folder was aligned"
 
@@ -49,7 +50,8 @@ class Picture:
             mode = os.stat(self.source).st_mode
             if stat.S_ISDIR(mode):
                 raise ValueError("it is a folder")
-            if not stat.S_ISREG(mode):  # a pipe that nobody writes to would be waited for without end
+            handed_over = str(self.source).startswith(HANDED_OVER)
+            if not stat.S_ISREG(mode) and not handed_over:  # a pipe that nobody writes to would be waited for for ever
                 raise ValueError("it is no file, but a pipe, a socket or a device")
             return self.source.read_bytes()
         return self.source if isinstance(self.source, bytes) else None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from adapters._files import read_object
 from recognition.answers.cards import card_file
+from recognition.recipes import spelled
 from recognition.types import IMAGE_SIZE
 
 OWN, BESIDE = "threshold@", "tar@"  # measures that are thresholds, threshold@0.001, and those that have one beside
@@ -88,15 +89,15 @@ class Thresholds:
                 None,
                 far,
                 note=f"no threshold: {self.source}; the similarity alone is told. Measure one "
-                f"({MEASURE.format(far=far)}) and name what holds it (--card FILE), or give one (--threshold)",
+                f"({spelled(MEASURE.format(far=far))}) and name what holds it (--card FILE), or give one (--threshold)",
             )
         where, doubt = self._operating(operating)
         found = next((at for known, at in self.at[where].items() if math.isclose(known, far, rel_tol=1e-9)), None)
         if found is None:
             raise ValueError(
                 f"{self.source} holds no threshold at FAR {far:g} for {where}, but at {self._fars(where)}. Measure it "
-                f"with {MEASURE.format(far=far)} and name the results.json it writes by --card, take one of these "
-                "FARs, or give a --threshold"
+                f"with {spelled(MEASURE.format(far=far))} and name the results.json it writes by --card, take one of "
+                "these FARs, or give a --threshold"
             )
         if found.threshold is None:
             raise ValueError(

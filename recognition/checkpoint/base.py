@@ -18,7 +18,7 @@ def base_tensors(path: Path, base_sha256: str) -> str:
 
     path: of the checkpoint. base_sha256: of the base's file, as its state says.
     """
-    card, start = _read(path / CARD), _read(path.parents[1] / PROVENANCE).get("base")
+    card, start = _read(path / CARD), _read(path.absolute().parents[1] / PROVENANCE).get("base")
     start = start if isinstance(start, dict) else {}
     for file, tensors in (
         (card.get("base_sha256"), card.get("base_tensors_sha256")),

@@ -209,7 +209,7 @@ def to_resume(
     if any(seen := distributed.gather_json(not path.is_dir())):
         raise ValueError(f"process {seen.index(True)} does not see {path}: run.root has to be a folder of all machines")
     check(path)
-    settings = path.parents[1] / "config.json"
+    settings = path.absolute().parents[1] / "config.json"
     if not settings.is_file():
         raise ValueError(
             f"{path} lies in no run: there is no {settings}; put it back, or start anew with train.resume=never"

@@ -9,6 +9,7 @@ from keyword import iskeyword
 
 from recognition.migration.found import Found
 from recognition.migration.rules import Need
+from recognition.recipes import spelled
 
 WIDTH = 120
 PER_MACHINE = 8
@@ -48,11 +49,11 @@ def run_line(found: Found, path: str) -> str:
     """The command that trains the recipe on as many processes as there were."""
     processes = found.processes or PER_MACHINE
     if processes == 1:
-        return f"python tools/train.py {path}"
+        return spelled(f"python tools/train.py {path}")
     if processes > PER_MACHINE and processes % PER_MACHINE == 0:
         machines = processes // PER_MACHINE
-        return f"torchrun --nnodes {machines} --nproc-per-node {PER_MACHINE} tools/train.py {path}"
-    return f"torchrun --nproc-per-node {processes} tools/train.py {path}"
+        return spelled(f"torchrun --nnodes {machines} --nproc-per-node {PER_MACHINE} tools/train.py {path}")
+    return spelled(f"torchrun --nproc-per-node {processes} tools/train.py {path}")
 
 
 def _head(found: Found, path: str, needs: Sequence[Need], dropped: Sequence[str]) -> list[str]:

@@ -44,7 +44,8 @@ def read_card(path: str | Path) -> Card:
     backbone, arguments = card.get("backbone", ""), card.get("arguments", {})
     if not isinstance(backbone, str) or len(backbone) > LONGEST_NAME:
         raise ValueError(f"{beside}: the card's backbone is {shown(repr(backbone))}; it is the name of one")
-    if not isinstance(arguments, dict) or not all(map(_is_plain, arguments.values())):
+    named = isinstance(arguments, dict) and all(len(name) <= LONGEST_NAME for name in arguments)
+    if not named or not all(map(_is_plain, arguments.values())):
         raise ValueError(f"{beside}: the card's arguments are {shown(repr(arguments))}; wanted names and plain values")
     if card.get("colour_order", "RGB") not in ORDERS:
         raise ValueError(f"{beside}: the card's colour_order is {shown(repr(card['colour_order']))}; wanted RGB or BGR")

@@ -30,7 +30,9 @@ def turn(base: Path, order: str) -> None:
     card_path(base).write_text(json.dumps({"backbone": "tiny_of_tests", "colour_order": order}))
 
 
-def test_a_run_its_checkpoints_and_a_resume_notice_it(recipe: Path, world: World, capsys) -> None:
+def test_a_run_its_checkpoints_and_a_resume_notice_it(
+    recipe: Path, world: World, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base, run = recipe.with_name("base.safetensors"), recipe.parent / "runs" / "small"
     turn(base, "RGB")
     was = sha256(base)
@@ -38,6 +40,9 @@ def test_a_run_its_checkpoints_and_a_resume_notice_it(recipe: Path, world: World
     half = checkpoint.path_of(run / "checkpoints", 1)
     picture = torch.rand(1, 3, 112, 112) * 2 - 1
     wanted = [load_run(path).embed(picture) for path in (run, half)]
+    with monkeypatch.context() as inside:
+        inside.chdir(half.parent)
+        assert torch.equal(load_run(half.name).embed(picture), wanted[1]), "named without a folder"
     told = json.loads((run / "provenance.json").read_text())["base"]
     assert told == {"weights": str(base), "sha256": was, "tensors_sha256": known.known(base).tensors_sha256}
 

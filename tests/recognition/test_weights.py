@@ -56,6 +56,10 @@ def test_a_card_that_is_no_json_object_is_refused(tmp_path):
     (tmp_path / "net.json").write_text("{")
     with pytest.raises(ValueError, match="not JSON"):
         read_weights(path)
+    (tmp_path / "net.json").write_text(json.dumps({"backbone": "r18", "arguments": {"e" * 5000: 1}}))
+    with pytest.raises(ValueError, match="wanted names and plain values") as told:
+        read_weights(path)
+    assert len(str(told.value)) < 1000, "a name of any length would fill the screen"
 
 
 def test_names_that_become_one_are_refused(tmp_path):

@@ -143,6 +143,11 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert len(found) == 1 and problems[1] == "it is no file, but a pipe, a socket or a device" and 2 in problems
     with pytest.raises(ValueError, match="it is a folder"):
         Picture("c.png", tmp_path / "c.png").encoded()
+    reading, writing = os.pipe()
+    os.write(writing, b"x")
+    os.close(writing)
+    assert Picture("-", Path(f"/dev/fd/{reading}")).encoded() == b"x", "as a shell hands over <(COMMAND)"
+    os.close(reading)
 
 
 def aligned(folder: Path, records: str, pictures: list[bytes]) -> None:
