@@ -18,11 +18,18 @@ from tests.fuzz import memory_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 ORACLES = ROOT / "tests" / "oracles"
-EARLY = ("tests/adapters/test_matrix.py", "tests/recovery/")
+EARLY = (
+    *("tests/adapters/test_matrix.py", "tests/recovery/test_signals.py"),
+    *("tests/tools/test_fuzz_convert.py", "tests/recovery/test_elastic.py"),
+    *("tests/adapters/test_contract.py", "tests/recovery/test_two_hosts.py"),
+    *("tests/documents/test_training.py", "tests/recovery/test_kills.py"),
+    *("tests/documents/test_tools.py", "tests/recovery/test_restarts.py"),
+    *("tests/documents/", "tests/test_installed.py", "tests/recognition/test_fuzz_records.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first and beside it, in the other process of two, those that mostly wait."""
+    """The longest files first and beside each, in the other process of two, one of those that mostly wait."""
     items.sort(key=lambda item: next((i for i, path in enumerate(EARLY) if item.nodeid.startswith(path)), len(EARLY)))
 
 
