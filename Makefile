@@ -1,8 +1,8 @@
-# make demo | test | check | test-mxnet | test-gpu | lock | dist
+# make demo | test | check | test-mxnet | test-gpu | bench | bench-gpu | lock | dist
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo-data demo test check lint test-mxnet test-gpu lock dist clean
+.PHONY: setup demo-data demo test check lint test-mxnet test-gpu bench bench-gpu lock dist clean
 setup: .venv/ready
 
 .venv/ready: requirements.txt pyproject.toml setup.py
@@ -41,6 +41,13 @@ test-mxnet: setup
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
+
+# every benchmark of docs/performance.md, a file each; what is there is not measured again
+bench: setup
+	$(BIN)/python tools/benchmark.py suite --output bench/cpu --device cpu
+
+bench-gpu: setup
+	$(BIN)/python tools/benchmark.py suite --output bench/gpu --device cuda
 
 # hashed locks of what the project needs at run time, at the versions of requirements.txt
 lock:

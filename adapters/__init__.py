@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from recognition.registry import Registry
 
 if TYPE_CHECKING:
-    from adapters._attach import attach, attached, check, layers, load, merge, state
+    from adapters._attach import attach, attached, check, layers, live, load, merge, state
     from adapters._facemoe import from_facemoe
     from adapters._files import Saved, card_texts, read_folder, tensor_file, whole_arguments, write_folder
     from adapters._many import Adapters
@@ -36,6 +36,7 @@ __all__ = [
     "from_petalface",
     "hash_tensors",
     "layers",
+    "live",
     "load",
     "merge",
     "read_folder",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters._layers import replace
+from recognition.distributed import whole
 from recognition.gate import Gate
 from recognition.types import Adapter, AttachReport
 
@@ -69,10 +70,16 @@ def layers(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def state(backbone: nn.Module) -> dict[str, Tensor]:
     """Copies on the CPU of all that differs from the base, ready for safetensors.
 
-    With a frozen base the adapter's own tensors, else every parameter and running statistic.
+    With a frozen base the adapter's own tensors, else every parameter and running statistic. Of a backbone that is in
+    shares (recognition/sharding.py) by all processes together.
     """
+    return {key: whole(tensor).to("cpu", copy=True).contiguous() for key, tensor in live(backbone).items()}
+
+
+def live(backbone: nn.Module) -> dict[str, Tensor]:
+    """What state() copies, as it is."""
     everything = backbone.state_dict()
-    return {key: everything[key].detach().to("cpu", copy=True).contiguous() for key in attached(backbone).keys}
+    return {key: everything[key].detach() for key in attached(backbone).keys}
 
 
 def load(backbone: nn.Module, state: Mapping[str, Tensor]) -> None:

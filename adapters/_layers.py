@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adapters._product import dropout, fits, low_rank
 from recognition.gate import Gate, per_image
 
 DropoutAt = Literal["input", "output"]
@@ -84,6 +85,8 @@ class LowRank:
     lora_b: (out, rank * branches, ...) zeros: the first output is the base's, bit for bit.
     """
 
+    multiplies_only = True  # with the adopted weight, so that training may keep it rounded (recognition/frozen.py)
+
     def _start(
         self,
         base: nn.Linear | nn.Conv2d,
@@ -110,12 +113,15 @@ class LowRank:
         self.lora_b = nn.Parameter(base.weight.new_zeros(out, width, *[1] * (len(inner) - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = F.dropout(x, self.dropout, self.training) if self.dropout_at == "input" else x
-        z = self._down(inner)
-        if self.gate is None:
-            factor = self.scaling / self.branches
+        mix = None if self.gate is None else self._mix(self.gate.require())
+        factor = self.scaling / self.branches
+        drops = self.training and self.dropout > 0
+        if self.channel_axis == -1 and not drops and fits(x, self.weight, self.bias, mix):
+            return low_rank(x, self.weight, self.bias, self.lora_a, self.lora_b, mix, factor)
+        z = self._down(dropout(x, self.dropout, self.training) if self.dropout_at == "input" else x)
+        if mix is None:
             return super().forward(x) + self._up(z if factor == 1 else z * factor)
-        return super().forward(x) + self._up(per_image(z, self._mix(self.gate.require()), self.channel_axis))
+        return super().forward(x) + self._up(per_image(z, mix, self.channel_axis))
 
     def _mix(self, value: Tensor) -> Tensor:
         """Weight of every bottleneck channel, (batch, branches * rank), for gates (batch,) or (batch, columns)."""
@@ -137,7 +143,7 @@ class LowRank:
             return self._project(z, self.lora_b)
         # PETALface draws a mask of its own for each branch's output.
         pairs = zip(z.chunk(self.branches, self.channel_axis), self.lora_b.chunk(self.branches, 1), strict=True)
-        return sum(F.dropout(self._project(part, b), self.dropout, True) for part, b in pairs)
+        return sum(dropout(self._project(part, b), self.dropout, True) for part, b in pairs)
 
     def exact_weight(self, gate_value: float | None) -> Tensor:
         """Base weight plus update, float64 and without a gradient. gate_value: for gated layers."""

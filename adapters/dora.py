@@ -22,6 +22,8 @@ class WeightDecomposed:
     magnitude: (out,), m, starts at |W|. A channel whose weights are all zero stays at its bias.
     """
 
+    multiplies_only = False  # it takes norms of the weight
+
     def _start(self, *given) -> None:
         super()._start(*given)
         self.magnitude = nn.Parameter(_norm(self.weight.detach().double()).to(self.weight))

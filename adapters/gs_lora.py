@@ -14,6 +14,7 @@ from adapters._layers import DropoutAt, Init, LoRAConv2d, LoRALinear, ScalingRul
 from adapters._moe import mlp_width
 from adapters._parts import find_blocks
 from adapters._targets import Matches, find, lay_over
+from recognition.distributed import whole
 from recognition.gate import Gate
 from recognition.types import AttachReport
 
@@ -150,7 +151,7 @@ def group_norms(backbone: nn.Module) -> dict[str, float]:
         )
     lassos = [layer.lasso for _, layer in layers(backbone) if layer.lasso is not None]
     with torch.no_grad():
-        norms = torch.stack([lasso.norm() for lasso in lassos]).tolist()  # the one wait for the device
+        norms = torch.stack([whole(lasso.norm()) for lasso in lassos]).tolist()  # the one wait for the device
     return dict(zip([lasso.group for lasso in lassos], norms, strict=True))
 
 

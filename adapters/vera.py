@@ -40,6 +40,8 @@ class Vectors:
     d_initial. vera_b: (out,) zeros: the first output is the base's, bit for bit.
     """
 
+    multiplies_only = True  # with the adopted weight, as a low-rank layer
+
     def _start(self, base: nn.Linear | nn.Conv2d, pair: Projections, dropout: float, d_initial: float) -> None:
         self.weight, self.bias = base.weight, base.bias  # adopted: the base's keys stay as they were
         self.training = base.training

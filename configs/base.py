@@ -98,6 +98,7 @@ config.train = edict()
 config.train.device = "auto"  # auto = CUDA where there is one; cuda or cpu by name
 config.train.precision = "fp32"  # fp32, bf16 or fp16 (with loss scaling)
 config.train.compile = False  # torch.compile the network: slow start, faster steps
+config.train.sharding = "none"  # full = backbone, gradients, optimizer state in shares over processes (FSDP2), not DDP
 config.train.checkpoint_activations = False  # recompute blocks in backward: less memory, about a third more time
 config.train.resume = "auto"  # auto = newest checkpoint of the run, never, or the path of a checkpoint or run
 config.train.save_every = 1.0  # epochs between checkpoints, 0 = not by epochs

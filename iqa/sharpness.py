@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iqa import SCORERS
-from iqa._image import check_images, luma
+from iqa._image import LUMA, check_images, luma
 from recognition.types import Needs
 
 RANGES = {  # of the raw figure and of its logarithm
@@ -53,6 +53,9 @@ class Sharpness(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """image: (B, 3, H, W) RGB in [0, 1], H and W at least 2. Returns (B,) float32, 0 for a flat picture."""
         check_images(image, "sharpness")
+        if self.measure != "tenengrad" and (torch.jit.is_tracing() or torch.compiler.is_exporting()):
+            figure = self._figure(_laplacian_by_products(image))
+            return torch.log1p(figure) if self.log else figure
         grey = luma(image)
         framed = F.pad(grey, (1, 1, 1, 1), mode="reflect")
         figure = _squared_gradient(framed) if self.measure == "tenengrad" else self._of_laplacian(grey, framed)
@@ -63,11 +66,36 @@ class Sharpness(nn.Module):
 
     def _of_laplacian(self, grey: Tensor, framed: Tensor) -> Tensor:
         around = framed[:, :, :-2, 1:-1] + framed[:, :, 2:, 1:-1] + framed[:, :, 1:-1, :-2] + framed[:, :, 1:-1, 2:]
-        laplacian = around - 4.0 * grey
+        return self._figure(around - 4.0 * grey)
+
+    def _figure(self, laplacian: Tensor) -> Tensor:
         if self.measure == "energy":
             return laplacian.abs().mean(dim=(1, 2, 3))
         deviation = laplacian - laplacian.mean(dim=(1, 2, 3), keepdim=True)
         return (deviation * deviation).mean(dim=(1, 2, 3))
+
+
+def _laplacian_by_products(image: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> (B, 1, H, W): the Laplacian of the luma, equal but for rounding.
+
+    In an exported graph three products take half the time of 25 slices and sums over a batch; torch is faster with
+    those.
+    """
+    height, width = (int(side) for side in image.shape[-2:])
+    grey = (255.0 * torch.tensor(LUMA, device=image.device)).view(1, 3) @ image.float().flatten(2)
+    grey = grey.view(-1, 1, height, width)
+    down, across = (torch.tensor(_second_difference(side), device=image.device) for side in (height, width))
+    return down @ grey + grey @ across.T
+
+
+def _second_difference(side: int) -> list[list[float]]:
+    """x -> x[i - 1] - 2 x[i] + x[i + 1], mirrored at both ends, as a matrix."""
+    matrix = [[0.0] * side for _ in range(side)]
+    for i, row in enumerate(matrix):
+        row[i] -= 2.0
+        row[abs(i - 1)] += 1.0
+        row[side - 1 - abs(side - 2 - i)] += 1.0
+    return matrix
 
 
 def _squared_gradient(framed: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from recognition.distributed import share
 from recognition.model import GATE, FaceModel
 
 
@@ -40,7 +41,8 @@ class WeightAverage:
     def follow(self, update: int) -> None:
         """Take in the weights after update 1, 2, ..."""
         decay = min(self.decay, (1 + update) / (10 + update))
-        torch._foreach_lerp_([*self.tensors.values()], [t.detach() for t in self._live.values()], 1 - decay)
+        means, now = ([share(t.detach()) for t in held.values()] for held in (self.tensors, self._live))
+        torch._foreach_lerp_(means, now, 1 - decay)
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:

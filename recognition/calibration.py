@@ -8,12 +8,11 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from easydict import EasyDict
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import adapters
@@ -24,9 +23,13 @@ from recognition.data.decode import decode
 from recognition.data.order import SampleOrder
 from recognition.data.records import Records
 from recognition.distributed import World, gather, gather_json
+from recognition.evaluation.report import figure_of
 from recognition.inputs import build_degradation, build_loader, open_bad_records, some_images
 from recognition.quality import Quality
 from recognition.types import IMAGE_SIZE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BATCH = 128  # images of the two record sets
 
@@ -189,8 +192,7 @@ def gate_histogram(sample: Sample, gates: np.ndarray) -> list[str]:
 
 def draw(sample: Sample, gates: np.ndarray) -> Figure:
     """Two histograms by role: of the scores, with the gate over them, and of the gates."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_of(9, 3.4)
     left, right = figure.subplots(1, 2)
     for ax, values in ((left, sample.scores), (right, gates)):
         groups = sample.groups(values)

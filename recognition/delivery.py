@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from easydict import EasyDict
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import adapters
@@ -24,6 +25,9 @@ from recognition.logs import provenance
 from recognition.model import GATE, FaceModel, count_parameters, preprocessing
 from recognition.weights import hub, sha256
 from recognition.weights.known import known
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FOLDER = "model"
 MODEL = f"{FOLDER}/adapter.safetensors"
@@ -107,12 +111,15 @@ class Origin:
     classes: int = 0
 
 
-def write_model(run: Path, config: EasyDict, model: FaceModel, origin: Origin | str) -> Path:
+def write_model(
+    run: Path, config: EasyDict, model: FaceModel, origin: Origin | str, state: Mapping[str, Tensor] | None = None
+) -> Path:
     """What training made, as an adapter's folder: the adapter, or the whole backbone of full fine-tuning.
 
-    origin: or the records' fingerprint alone; the base is then as its file is now. Returns the tensor file's path.
+    origin: or the records' fingerprint alone; the base is then as its file is now. state: of adapters.state(), where
+    it is had already. Returns the tensor file's path.
     """
-    tensors = adapters.state(model.backbone) | _gate_tensors(model)
+    tensors = {**(adapters.state(model.backbone) if state is None else state), **_gate_tensors(model)}
     return adapters.write_folder(run / FOLDER, tensors, _card(run, config, model, origin, [*tensors], None))
 
 

@@ -87,6 +87,24 @@ def global_rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def is_share(tensor: Tensor) -> bool:
+    """Whether it is one tensor over all processes, of which each holds some rows (a DTensor)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that is in shares, by all processes together; any other tensor is itself."""
+    return tensor.full_tensor() if is_share(tensor) else tensor
+
+
+def share(tensor: Tensor) -> Tensor:
+    """This process's rows of a tensor in shares, in the same memory, without a gradient; any other is itself."""
+    if not is_share(tensor):
+        return tensor
+    with torch.no_grad():
+        return tensor.to_local()
+
+
 def any_process(*flags: bool) -> list[bool]:
     """For each flag: does a process, any of them, raise it? The same answer on all; one small all-reduce."""
     if world_size() == 1:

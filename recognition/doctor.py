@@ -118,7 +118,7 @@ def checkpoint_bytes(learner: Learner) -> tuple[int, int]:
     Counted on the tensors themselves. What the optimizer will keep is seen on a step of one number.
     """
     model, classifier = learner.model, learner.classifier
-    shared = [*adapters.state(model.backbone).values()]
+    shared = [*adapters.live(model.backbone).values()]
     if model.quality_gate is not None:
         shared += model.quality_gate.state_dict().values()
     if model.average is not None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from easydict import EasyDict
-from matplotlib.figure import Figure
 
 from recognition.distributed import World, any_process, gather_json
 from recognition.evaluation import report
@@ -20,6 +19,8 @@ from recognition.page.document import write_page
 from recognition.page.runs import read_run
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from recognition.trainer import Trainer
 
 

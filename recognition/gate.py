@@ -71,6 +71,10 @@ def per_image(z: Tensor, weight: Tensor, channel_axis: int = -1) -> Tensor:
         raise ValueError(
             f"cannot share {batch} gates among {z.shape[0]} rows: a layer's rows must stay grouped by image"
         )
+    if z.shape[0] == batch:  # as below with k = 1, and what an exported graph spends on shapes is saved
+        shape = [1] * z.dim()
+        shape[0], shape[channel_axis] = batch, weight.shape[1]
+        return z * weight.to(z.dtype).view(shape)
     grouped = z.unflatten(0, (batch, -1))  # (batch, k, ...)
     shape = [1] * grouped.dim()
     shape[0], shape[channel_axis if channel_axis < 0 else channel_axis + 1] = batch, weight.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -13,10 +14,11 @@ from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from recognition import random_state
+from recognition import random_state, sharding
 from recognition.average import WeightAverage
 from recognition.data.records import Records
-from recognition.distributed import World
+from recognition.distributed import World, is_share
+from recognition.frozen import FrozenWeights
 from recognition.loss_parts import AUTOCAST
 from recognition.losses import Losses
 from recognition.model import assemble
@@ -31,8 +33,9 @@ SETTLED_FROM = 3  # processes; see _settle_buckets
 class Learner:
     """Everything of a run that has weights or is fed by their gradients, on one process of several.
 
-    model: FaceModel; network: the same within DDP where anything of it is trained. losses: what is minimised, and the
-    quality of the last batch.
+    model: FaceModel; network: the same within DDP where anything of it is trained. in_shares: the backbone is in shares
+    of the processes instead (train.sharding), and each forward pass is one of all of them. losses: what is minimised,
+    and the quality of the last batch.
     """
 
     def __init__(
@@ -44,7 +47,10 @@ class Learner:
         self.config, self.records, self.world, self.counts = config, records, world, counts
         self.autocast_dtype = AUTOCAST[config.train.precision]
         assembled = assemble(config, resumes=resumes)
-        self.model, self.attached, self.adapter = assembled.model.to(world.device), assembled.report, assembled.adapter
+        self.attached, self.adapter = assembled.report, assembled.adapter
+        self.in_shares = sharding.wanted(config, assembled.model)
+        start = sharding.shard if self.in_shares else torch.nn.Module.to
+        self.model = start(assembled.model, world.device)
         self.losses = Losses(config, self.model, records, world, counts)
         self.classifier = self.losses.classifier
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -55,9 +61,12 @@ class Learner:
         self.model.train()
         self._statistics_move = self.model.statistics_move
         self.network = self.model
-        if self.trained:  # statistics of a frozen base stand still, so there is nothing to broadcast
+        if self.trained and not self.in_shares:
+            # statistics of a frozen base stand still, so there is nothing to broadcast
             self.network = DistributedDataParallel(self.model, forward_sync_buffers=self._statistics_move)
         self.optimizer = build_optimizer(config, self.model, self.classifier, self.adapter)
+        if self.in_shares:
+            sharding.settle(self.optimizer)
         self.classifier.bind(self.optimizer)
         self.scaler = ShardedGradScaler(world.device.type, enabled=config.train.precision == "fp16")
         norms = [m for m in self.model.backbone.modules() if isinstance(m, _BatchNorm) and m.training]
@@ -66,11 +75,16 @@ class Learner:
         self.average = WeightAverage(self.model, decay) if decay else None
         self.guard = NonFiniteGuard(self.model, self.classifier, config.train.non_finite_limit)
         self._image: Tensor | None = None
+        self.frozen: FrozenWeights | None = None
+        if self.autocast_dtype is not None and self.model.frozen_base and not self.in_shares:
+            self.frozen = FrozenWeights(self.model, self.autocast_dtype)
         self._settle_buckets()
 
     def backward(self, batch: Batch, update: int, micro_step: int) -> Tensor:
         """Gradients of micro-step 0, 1, ... of an update are added to those there are. Returns its share, ()."""
         alone, count = self.network is self.model, self.config.optim.accumulate
+        if self.in_shares and self._statistics_move and micro_step == 0:  # as DDP does
+            sharding.spread(self.model.buffers())
         with contextlib.nullcontext() if micro_step == count - 1 or alone else self.network.no_sync():
             loss = self.loss(batch, update, micro_step) / count
             self.scaler.scale(loss).backward()
@@ -80,8 +94,7 @@ class Learner:
         """Classifier, objectives and the layers' auxiliary losses on one batch of this process, ()."""
         seen = self.losses.seen(batch)
         self._image = batch.image
-        on = self.autocast_dtype is not None
-        with torch.autocast(self.world.device.type, dtype=self.autocast_dtype, enabled=on):
+        with self._autocast():
             embedding, auxiliary = self.network(seen.image, seen.score)
         return self.losses(embedding.float(), seen, batch, update, micro_step) + auxiliary
 
@@ -91,6 +104,9 @@ class Learner:
             if group["rests"]:
                 for parameter in group["params"]:
                     parameter.grad = None
+        if self.in_shares:
+            sharding.average_the_rest(self.trained)
+            return sharding.clip_gradients(self.trained, self.config.optim.clip or float("inf"))
         self.scaler.unscale_(self.optimizer)
         return torch.nn.utils.clip_grad_norm_(self.trained, self.config.optim.clip or float("inf"))
 
@@ -103,9 +119,15 @@ class Learner:
         if self.average is not None:
             self.average.follow(update + 1)
 
-    def shown(self) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
         """The model is what is evaluated and delivered: with averaged weights, where they are averaged."""
-        return contextlib.nullcontext() if self.average is None else self.average.shown()
+        with self.exact(), contextlib.nullcontext() if self.average is None else self.average.shown():
+            yield
+
+    def exact(self) -> AbstractContextManager[None]:
+        """A frozen base has its float32 weights, where training has them rounded."""
+        return contextlib.nullcontext() if self.frozen is None else self.frozen.exact()
 
     def skip(self) -> None:
         """Leave weights and statistics as they were before this update; a loss scale shrinks."""
@@ -128,7 +150,13 @@ class Learner:
             return {}
         score = self.losses.score if self.model.needs_gate else None
         score = None if score is None else score[:REPORTED]
-        return tell(self.model.backbone, lambda: self.model.forward(self._image[:REPORTED], score))
+        with self._autocast():
+            return tell(self.model.backbone, lambda: self.model.forward(self._image[:REPORTED], score))
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        # of a backbone in shares the rounded weights would pile up during a forward pass
+        on, keeps = self.autocast_dtype is not None, not self.in_shares
+        return torch.autocast(self.world.device.type, dtype=self.autocast_dtype, enabled=on, cache_enabled=keeps)
 
     def share_statistics(self) -> None:
         """Give every process the main one's buffers: DDP does so at the next training forward only."""
@@ -136,7 +164,8 @@ class Learner:
             for buffer in self.model.buffers():
                 dist.broadcast(buffer, 0)
             for mean in [] if self.average is None else self.average.tensors.values():
-                dist.broadcast(mean, 0)
+                if not is_share(mean):
+                    dist.broadcast(mean, 0)
 
     def rest(self) -> None:
         """Norms of layers that rest keep their statistics, too; once the schedule has been applied to an update."""
@@ -154,8 +183,7 @@ class Learner:
             return
         states = random_state.capture()
         image = torch.zeros(self.counts[self.world.global_rank], 3, IMAGE_SIZE, IMAGE_SIZE, device=self.world.device)
-        on = self.autocast_dtype is not None
-        with torch.autocast(self.world.device.type, dtype=self.autocast_dtype, enabled=on):
+        with self._autocast():
             embedding, auxiliary = self.network(image, self.model.middle_scores(len(image)))
         (0.0 * embedding.float().sum() + 0.0 * auxiliary).backward()
         self.optimizer.zero_grad()

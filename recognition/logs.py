@@ -19,11 +19,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
@@ -32,6 +31,9 @@ from tqdm import tqdm
 
 from recognition import __version__
 from recognition.files import no_room, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BARS = 64  # of a histogram
 
@@ -83,6 +85,8 @@ class Logs:
     def figure(self, tag: str, figure: Figure, update: int) -> None:
         """A picture for the board."""
         if self.speaks:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+
             canvas = FigureCanvasAgg(figure)
             canvas.draw()
             pixels = np.asarray(canvas.buffer_rgba())[..., :3]

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from recognition import calibration, scoring
+from recognition import calibration, scoring, sharding
 from recognition.config import arguments
 from recognition.data.augmentations.sequence import Augmentations
 from recognition.data.balanced import BalancedOrder
+from recognition.distributed import share
 from recognition.loss_parts import batch_fields
+from recognition.memory import network_bytes, process_bytes
 from recognition.model import count_parameters
-from recognition.partial_fc.memory import estimate
 from recognition.types import IMAGE_SIZE
 
 if TYPE_CHECKING:
@@ -25,10 +27,11 @@ def describe(trainer: Trainer) -> list[str]:
     config, records, world = trainer.config, trainer.records, trainer.world
     total, trainable = count_parameters(trainer.learner.model)
     attached = trainer.learner.attached
+    in_shares = f"; {shares(trainer)}" if trainer.learner.in_shares else ""
     lines = [
         f"records   {records.num_images:,} images, {records.num_classes:,} classes in {len(records.shards)} shard(s)",
         f"network   {config.backbone.name}, {total:,} parameters, adapter {config.adapter.name}: "
-        f"{trainable:,} trainable ({100 * trainable / total:.3f} %)",
+        f"{trainable:,} trainable ({100 * trainable / total:.3f} %){in_shares}",
         f"steps     {trainer.schedule.total:,} updates of {trainer.images_per_update:,} images "
         f"({world.world_size} process(es) on {world.device.type}, {config.train.precision}), "
         f"{config.schedule.epochs:g} epochs",
@@ -47,6 +50,17 @@ def describe(trainer: Trainer) -> list[str]:
             f"{order.batches_per_epoch:,} of them an epoch, {order.epoch_size:,} images{often}",
         )
     return lines
+
+
+def shares(trainer: Trainer) -> str:
+    """How the backbone is shared out, and what would keep it from being so."""
+    text = f"in shares of {trainer.world.world_size} process(es)"
+    if trainer.learner.autocast_dtype is not None and not trainer.config.train.checkpoint_activations:
+        text += (
+            f"; WARNING: backward keeps all weights as {trainer.config.train.precision} rounds them, whole on each "
+            "process, unless train.checkpoint_activations recomputes the blocks"
+        )
+    return text
 
 
 def first(trainer: Trainer) -> list[str]:
@@ -106,31 +120,40 @@ def memory(trainer: Trainer) -> str:
 
 
 def memory_parts(trainer: Trainer) -> dict[str, int]:
-    """Estimated bytes of one process by purpose: the network's weights with gradients and optimizer state, what the
-    classifier takes (partial_fc/memory.py), activations.
+    """Estimated bytes of one process by purpose: recognition.memory's arithmetic on what this run has.
 
-    Not in it: the interpreter and its libraries (about 400 MiB), the loader's workers, what backward works in. On a CPU
-    mobilefacenet_nano, r18 and vit_t took 1.3 to 1.5 times as much.
+    On a CPU a process takes up to CPU_ALLOCATOR times as much.
     """
     moments = 1 if trainer.config.optim.name == "sgd" else 2
     learner = trainer.learner
-    total, trainable = count_parameters(learner.model)
     classifier, section = learner.classifier, trainer.config.classifier
-    return {
-        "network": 4 * (total + (2 + moments) * trainable),  # gradients lie in DDP's buckets too
-        **estimate(
-            classifier.num_classes,
-            classifier.weight.shape[1],
-            trainer.global_batch * (2 if section.twins else 1),
-            sample_rate=classifier.sample_rate,
-            state=classifier.state,
-            moments=moments,
-            accumulate=trainer.config.optim.accumulate,
-            world_size=trainer.world.world_size,
-        ),
-        "beside": beside(learner, moments),
-        "activations": activations(learner, trainer.config.data.batch_size * (1 + learner.losses.views)),
-    }
+    return process_bytes(
+        network(learner, moments),
+        activations(learner, trainer.config.data.batch_size * (1 + learner.losses.views)),
+        num_classes=classifier.num_classes,
+        embedding_size=classifier.weight.shape[1],
+        global_batch=trainer.global_batch * (2 if section.twins else 1),
+        sample_rate=classifier.sample_rate,
+        state=classifier.state,
+        moments=moments,
+        accumulate=trainer.config.optim.accumulate,
+        world_size=trainer.world.world_size,
+        in_place=classifier.in_place(),
+        beside=beside(learner, moments),
+    )
+
+
+def network(learner: Learner, moments: int) -> int:
+    """Bytes of the network's weights, their gradients and what the optimizer keeps.
+
+    Weights that training keeps rounded count as they are; on a CPU the float32 ones wait in the same memory.
+    """
+    if learner.in_shares:
+        return sharding.bytes_of_network(learner.model, moments)
+    weights = sum(parameter.nbytes for parameter in learner.model.parameters())
+    if learner.frozen is not None and learner.world.device.type == "cpu":
+        weights += learner.frozen.waiting()
+    return network_bytes(weights, count_parameters(learner.model)[1], moments)
 
 
 def beside(learner: Learner, moments: int) -> int:
@@ -138,7 +161,7 @@ def beside(learner: Learner, moments: int) -> int:
     losses = learner.losses
     learned = sum(p.numel() for p in losses.objectives.parameters() if p.requires_grad)
     frozen = losses.base_parameters
-    averaged = 0 if learner.average is None else sum(t.numel() for t in learner.average.tensors.values())
+    averaged = 0 if learner.average is None else sum(share(t).numel() for t in learner.average.tensors.values())
     return 4 * (learned * (2 + moments) + frozen + 2 * averaged)  # an evaluation keeps the weights beside their mean
 
 
@@ -152,26 +175,40 @@ def activations(learner: Learner, batch_size: int) -> int:
 
 
 def kept_bytes(learner: Learner, images: int) -> int:
-    """Bytes that the network keeps for backward of some images, besides its weights: counted in one forward."""
+    """Bytes that the network keeps for backward of some images, besides its weights: counted in one forward.
+
+    In training mode, since layers with dropout keep more there; norms do not look at the batch, and no buffer moves.
+    """
     kept: dict[int, int] = {}
     model, dtype, device = learner.model, learner.autocast_dtype, learner.world.device
-    own = {value.untyped_storage().data_ptr() for value in [*model.parameters(), *model.buffers()]}
+    held = [share(value) for value in [*model.parameters(), *model.buffers()]]
+    own = {value.untyped_storage().data_ptr() for value in held}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:  # a layer may keep its weight's transpose, which is no parameter
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        place = storage.data_ptr()
+        if place not in own and place not in together:  # a layer may keep its weight's transpose, which is no parameter
+            kept[place] = storage.nbytes()
+        return tensor.detach()  # an output that held its own graph would never go
 
     batch = torch.zeros(images, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    for module in model.train().modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
     with (
         torch.random.fork_rng(devices=[batch.device] if batch.is_cuda else []),
+        sharding.whole_weights(model) as together,
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast(device.type, dtype=dtype, enabled=dtype is not None),
     ):
-        held = model.eval()(batch, model.middle_scores(len(batch)))  # eval: batch statistics must not move
+        seen = model(batch, model.middle_scores(len(batch)))
         size = sum(kept.values())
-        del held
-    model.train(was_training)
+        del seen
+    for module, training in modes:
+        module.training = training
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
     return size

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 import adapters
@@ -18,7 +17,7 @@ from adapters.moe import find_mlps
 from recognition.backbones import BACKBONES
 from recognition.gate import Gate
 from recognition.model import preprocessing
-from recognition.weights import DERIVED, Card, Weights, looks_like, read_weights, sha256
+from recognition.weights import DERIVED, Card, Weights, looks_like, read_weights, sha256, without_memory
 from recognition.weights.adapter_part import Publisher
 
 # What published weights need and their tensors cannot tell. PETALface's Swin, which it publishes without an adapter
@@ -74,7 +73,7 @@ def find_backbone(found: Published, source: Path) -> str:
         own = set(_default(name).shapes)
         share = len(own & set(tensors)) / len(own | set(tensors))
         if share == 1:
-            with torch.device("meta"):
+            with without_memory():
                 shapes = BACKBONES.create(name, **backbone_arguments(name, found)).state_dict()
             if all(tensors[key].shape == shapes[key].shape for key in own):
                 return name
@@ -102,7 +101,7 @@ def complete_adapter(found: Published, make: Callable[[], nn.Module], source: Pa
     """
     chosen = dict(found.arguments)
     try:
-        with torch.device("meta"):
+        with without_memory():
             plan = make()
             if found.publisher == "facemoe":
                 places = {key.rpartition(".experts.")[0] for key in found.adapter} - {""}
@@ -144,7 +143,7 @@ class Default(NamedTuple):
 
 @functools.cache
 def _default(name: str) -> Default:
-    with torch.device("meta"):
+    with without_memory():
         made = BACKBONES.create(name)
     shapes = {key: tuple(tensor.shape) for key, tensor in made.state_dict().items() if not key.endswith(DERIVED)}
     return Default(shapes, made.embedding_size, f"{made.head_targets[-1]}.weight")

@@ -35,13 +35,14 @@ def begin(trainer: Trainer) -> bool:
     if aside is not None:
         trainer.logs.say(f"kept the earlier run of this name as {aside}")
     fitted, scores = _fit_gate(trainer), _scores(trainer)
+    told = plan.describe(trainer) if trainer.world.is_main or trainer.learner.in_shares else []
     if trainer.world.is_main:
         if not (trainer.run / "config.json").is_file():
             delivery.write_start(
                 trainer.run, trainer.config, trainer.records.fingerprint(), fitted, scores, trainer.base
             )
         write_atomically(trainer.run / checkpoint.LAUNCH, checkpoint.launch())
-        trainer.logs.say("\n".join(plan.describe(trainer)))
+        trainer.logs.say("\n".join(told))
         if later := checkpoint.tidy(folder, trainer.update):
             trainer.logs.say(f"set aside {len(later)} later checkpoint(s) of {folder}")
     trainer.keeper = Keeper(
@@ -60,9 +61,9 @@ def begin(trainer: Trainer) -> bool:
     if (
         trainer.config.classifier.init == "class_means" and trainer.config.classifier.weight
     ):  # else nobody looks at them
-        trainer.learner.classifier.init_centres(
-            class_means(trainer.learner.model, trainer.records, trainer.world, trainer.bad_records)
-        )
+        with trainer.learner.exact():
+            means = class_means(trainer.learner.model, trainer.records, trainer.world, trainer.bad_records)
+        trainer.learner.classifier.init_centres(means)
     if trainer.learner.average is not None:
         trainer.learner.average.start()
     if trainer.world.is_main:

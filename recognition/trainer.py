@@ -168,13 +168,16 @@ class Trainer:
 
     def deliver(self) -> None:
         """Write what the training made, adapter or whole backbone, and the report."""
+        model, state = self.learner.model, None
+        if self.learner.in_shares:
+            with self.learner.shown():
+                state = adapters.state(model.backbone)  # by all processes together
         if not self.world.is_main:
             return
-        model = self.learner.model
         with self.logs.going_on("the summary is not kept"):
             delivery.write_summary(self.run, model, self.update, self.meter.seconds)
         with self.learner.shown():
-            path = delivery.write_model(self.run, self.config, model, self.origin())
+            path = delivery.write_model(self.run, self.config, model, self.origin(), state)
         self.logs.say(f"model   {path}")
         if (scores := self.meter.scores()) is not None:
             self.picture("scores", report.score_figure(scores, self.learner.losses.quality.quality_gate))
@@ -290,5 +293,5 @@ class Trainer:
             self.logs.histogram("quality/score", learner.losses.score, self.update)
             self.meter.keep(learner.losses.score)
         self.logs.scalars({tag: value for tag, value in values.items() if math.isfinite(value)}, self.update)
-        if self.world.is_main and (told := learner.report()):
+        if (self.world.is_main or learner.in_shares) and (told := learner.report()):
             self.logs.scalars(told, self.update, line=False)

@@ -76,6 +76,7 @@ class MarginContext:
     label: Tensor  # (N,) int64: the class of every image, 0 .. num_classes - 1, whichever process holds it
     gate: Tensor | None = None  # (N,) float32 in [0, 1], 1 = high quality; for margins with needs_gate
     measured: Tensor | None = None  # (N,) or (N, k) float32: what the margin's own measure() found
+    disposable: bool = False  # to a margin with in_place: nobody else will look at the cosines, nor at the gradient
 
 
 @runtime_checkable
@@ -94,6 +95,10 @@ class Margin(Protocol):
       weigh(losses, context) -> (N,) in the place of the losses per image, whose mean is taken next; they are the same
           on every process, and so is what it makes of them, without trainable parameters
       extra(context) -> () a term added to the loss, of the global batch, the same on every process
+      in_place = True: where context.disposable is true it writes its logits into the cosines, and their gradient into
+          the logits'; the softmax then writes into the logits, so nothing of them may be kept for backward. Saves a
+          buffer of the logits' size. To be said by the class that defines forward(); neither subclasses with
+          another forward() nor margins that stand on this one have it, as they may look at both again
     """
 
     def __call__(self, cosine: Tensor, label: Tensor, context: MarginContext) -> Tensor:

@@ -15,6 +15,7 @@ import torch.multiprocessing as multiprocessing
 
 # one warm parent forks them all: importing these afresh costs seconds for each process
 WARM = ["torch", "torch._dynamo", "torch.optim", "pytest", "tests.training"]
+WARM += ["scipy.special", "scipy.sparse", "matplotlib.backends.backend_agg"]  # imported where they are used
 
 
 def run_processes(world_size: int, function: Callable, *arguments) -> list:

@@ -193,11 +193,9 @@ def _read(file: Path, name: str | None, colour_order: Order) -> tuple[Weights, l
         return read_weights(file, with_adapter=True, as_published=True, colour_order=colour_order), []
     from recognition.from_onnx import read_onnx
 
-    graph = read_onnx(file, name)
+    graph = read_onnx(file, name, colour_order)
     card: Card = {**graph.card, "backbone": graph.name, "arguments": graph.arguments}
-    return Weights(dict(graph.tensors), {**card, **({"colour_order": colour_order} if colour_order else {})}), [
-        f"{file.name}: {graph.note}"
-    ]
+    return Weights(dict(graph.tensors), card), [f"{file.name}: {graph.note}"]
 
 
 def _takes(backbone: nn.Module, card: Card) -> Card:

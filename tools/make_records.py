@@ -46,7 +46,11 @@ def shard_names(folder: Path, name: str, shards: int) -> list[Path]:
 
 def of_this_name(folder: Path, name: str, partial: bool = False) -> list[Path]:
     """Records, indexes and what lies beside them, of the set NAME in any number of shards; or the partial files."""
-    endings = r"\.(rec|idx|crc)\.partial" if partial else r"\.(rec|idx|crc|landmarks\.npz|scores\..+)"
+    endings = (
+        r"\.(rec|idx|crc)\.partial"
+        if partial
+        else r"\.(rec|idx|crc|idx\.cache(\.fingerprints)?|landmarks\.npz|scores\..+)"
+    )
     pattern = re.compile(rf"{re.escape(name)}(-\d{{5}}-of-\d{{5}})?{endings}")
     found = [path for path in folder.iterdir() if pattern.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(found, key=lambda path: (".rec" not in path.suffixes, path.name))  # without .rec there is no set
@@ -146,7 +150,8 @@ def remove_earlier(prefixes: list[Path], args: argparse.Namespace) -> None:
     }
     stems = tuple(f"{prefix.name}." for prefix in prefixes)
     for file in of_this_name(args.out, args.name):
-        if Path(f"{own[file]}.partial").is_file() if file in own else not file.name.startswith(stems):
+        of_another = not file.name.startswith(stems) or ".cache" in file.suffixes
+        if Path(f"{own[file]}.partial").is_file() if file in own else of_another:
             file.unlink()
     flush(args.out)
 

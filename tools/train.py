@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 import traceback
 
 from recognition import config as settings
 from recognition.recipes import TRY
 from recognition.registry import KINDS, registry_of
+
+PATIENCE = 10  # seconds: torchrun ends all processes with the first, so the one that speaks must not be the second
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -74,8 +77,10 @@ def main(argv: list[str] | None = None) -> int:
             more = [] if TRY.endswith(f" {arguments.recipe}") else [f"Or try it all on synthetic faces: {TRY}"]
             raise settings.ConfigError("\n".join([*missing, *more]))
     except settings.ConfigError as error:
-        if speaks:
-            print(f"{arguments.recipe}: {error}", file=sys.stderr)
+        if not speaks:
+            time.sleep(PATIENCE)
+            return 2
+        print(f"{arguments.recipe}: {error}", file=sys.stderr)
         return 2
 
     import torch.distributed

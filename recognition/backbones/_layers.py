@@ -83,3 +83,31 @@ class _PReLU(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             of_slope = (below * x).sum([0, *range(2, x.dim())]).to(slope.dtype)
         return of_x, of_slope
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """nn.BatchNorm2d that keeps nothing of its input for backward where it is frozen: there it is a factor a channel.
+
+    torch's keeps the whole input, whose one use would be the gradient of scale and shift. The output is torch's own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        still = not self.training and self.affine and torch.is_grad_enabled() and x.requires_grad
+        plain = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if plain or not still or self.weight.requires_grad or self.bias.requires_grad:
+            return super().forward(x)
+        return _FrozenNorm.apply(x, self.weight, self.bias, self.running_mean, self.running_var, self.eps)
+
+
+class _FrozenNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(weight, variance)
+        ctx.eps = eps
+        return functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, variance = ctx.saved_tensors
+        factor = (weight * torch.rsqrt(variance + ctx.eps)).to(gradient.dtype)
+        return gradient * factor.view(-1, 1, 1), None, None, None, None, None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from recognition.backbones import BACKBONES
-from recognition.backbones._layers import PReLU
+from recognition.backbones._layers import BatchNorm2d, PReLU
 
 SMALLEST = 7  # pixels a side after the last stage
 REDUCTION = 16  # of channels inside squeeze-and-excitation
@@ -40,15 +40,13 @@ class Block(nn.Module):
         self.stride = stride
         self.shortcut_layer = None
         if inputs != outputs:
-            self.shortcut_layer = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut_layer = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs))
         middle = outputs // 4 if narrow else outputs
-        layers = [nn.BatchNorm2d(inputs), _convolution(inputs, middle, 1 if narrow else 3)]
+        layers = [BatchNorm2d(inputs), _convolution(inputs, middle, 1 if narrow else 3)]
         if narrow:
-            layers += [nn.BatchNorm2d(middle), PReLU(middle), _convolution(middle, middle, 3)]
-        layers += [nn.BatchNorm2d(middle), PReLU(middle), _convolution(middle, outputs, 1 if narrow else 3, stride)]
-        self.res_layer = nn.Sequential(*layers, nn.BatchNorm2d(outputs))
+            layers += [BatchNorm2d(middle), PReLU(middle), _convolution(middle, middle, 3)]
+        layers += [BatchNorm2d(middle), PReLU(middle), _convolution(middle, outputs, 1 if narrow else 3, stride)]
+        self.res_layer = nn.Sequential(*layers, BatchNorm2d(outputs))
         if excite:
             self.res_layer.add_module("se_block", Excitation(outputs))
 
@@ -82,7 +80,7 @@ class IR(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding_size = embedding_size
-        self.input_layer = nn.Sequential(_convolution(3, 64, 3), nn.BatchNorm2d(64), PReLU(64))
+        self.input_layer = nn.Sequential(_convolution(3, 64, 3), BatchNorm2d(64), PReLU(64))
         body, inputs = [], 64
         for number, width in zip(blocks, widths, strict=True):
             for place in range(number):
@@ -90,7 +88,7 @@ class IR(nn.Module):
                 inputs = width
         self.body = nn.Sequential(*body)
         self.output_layer = nn.Sequential(
-            nn.BatchNorm2d(inputs),
+            BatchNorm2d(inputs),
             nn.Dropout(dropout),
             nn.Flatten(),
             nn.Linear(inputs * SMALLEST**2, embedding_size),

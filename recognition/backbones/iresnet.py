@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from recognition.backbones import BACKBONES
-from recognition.backbones._layers import PReLU
+from recognition.backbones._layers import BatchNorm2d, PReLU
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -18,15 +18,15 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs)
+        self.bn1 = BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2 = BatchNorm2d(outputs)
         self.prelu = PReLU(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        self.bn3 = BatchNorm2d(outputs)
         self.downsample = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.prelu(self.bn2(self.conv1(self.bn1(x))))
@@ -48,13 +48,13 @@ class IResNet(nn.Module):
         super().__init__()
         self.embedding_size = embedding_size
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        self.bn1 = BatchNorm2d(WIDTHS[0])
         self.prelu = PReLU(WIDTHS[0])
         self.layer1 = _stage(WIDTHS[0], WIDTHS[0], blocks[0])  # 56 x 56
         self.layer2 = _stage(WIDTHS[0], WIDTHS[1], blocks[1])
         self.layer3 = _stage(WIDTHS[1], WIDTHS[2], blocks[2])
         self.layer4 = _stage(WIDTHS[2], WIDTHS[3], blocks[3])  # 7 x 7
-        self.bn2 = nn.BatchNorm2d(WIDTHS[3])
+        self.bn2 = BatchNorm2d(WIDTHS[3])
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(WIDTHS[3] * 7 * 7, embedding_size)
         self.features = nn.BatchNorm1d(embedding_size)

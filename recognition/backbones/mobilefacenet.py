@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from recognition.backbones import BACKBONES
-from recognition.backbones._layers import PReLU
+from recognition.backbones._layers import BatchNorm2d, PReLU
 
 
 class Stack(nn.Module):
@@ -118,7 +118,7 @@ def _convolution(
 ) -> Stack:
     layers = [
         nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs, eps=eps),
+        BatchNorm2d(outputs, eps=eps),
     ]
     if activation:
         layers.append(PReLU(outputs))

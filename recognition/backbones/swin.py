@@ -7,10 +7,10 @@ windows and need shift_mask=False. Windows keep the image as their first axis, s
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recognition.backbones import BACKBONES
+from recognition.backbones._attention import attend
 from recognition.backbones._layers import DropPath, Mlp, drop_path_rates, initialise_linear
 
 FORBIDDEN = -100.0  # added to the logit of two tokens that the shift, not the picture, brought together
@@ -38,9 +38,8 @@ class WindowAttention(nn.Module):
         bias = bias.expand(number, -1, -1, -1) if mask is None else bias + mask  # (W, heads, N, N)
         qkv = self.qkv(windows).unflatten(-1, (3, self.heads, -1))  # (B, W, N, 3, heads, width / heads)
         # Windows and heads share an axis: four axes, and a bias that is not repeated per image, suit fused kernels.
-        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)  # (B, W * heads, N, width / heads)
-        bias = bias.flatten(0, 1).unsqueeze(0).to(query.dtype)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        qkv = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # (3, B, W * heads, N, width / heads)
+        mixed = attend(qkv, bias.flatten(0, 1).unsqueeze(0).to(qkv.dtype))
         return self.proj(mixed.unflatten(1, (number, self.heads)).transpose(2, 3).flatten(3))
 
 

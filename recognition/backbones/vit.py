@@ -7,10 +7,10 @@ smaller patches and other widths of the MLP, by the same names.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recognition.backbones import BACKBONES
+from recognition.backbones._attention import attend
 from recognition.backbones._layers import DropPath, Mlp, drop_path_rates, initialise_linear
 
 IMAGE = 112  # pixels
@@ -28,8 +28,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, width / heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        return self.proj(attend(qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):

@@ -4,6 +4,9 @@ A folder step_<update> holds safetensors (class centres by class range), state.j
 manifest.json with sizes and SHA-256. Nothing in it is ever unpickled.
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from recognition.checkpoint.base import base_tensors
 from recognition.checkpoint.folder import (
     LAUNCH,
@@ -24,8 +27,10 @@ from recognition.checkpoint.folder import (
     to_resume,
 )
 from recognition.checkpoint.manifest import DamagedError
-from recognition.checkpoint.saver import Outcome, SaveError, Saver, save
-from recognition.checkpoint.tensors import network, read, read_centres
+
+if TYPE_CHECKING:
+    from recognition.checkpoint.saver import Outcome, SaveError, Saver, save
+    from recognition.checkpoint.tensors import network, read, read_centres
 
 __all__ = [
     "LAUNCH",
@@ -54,3 +59,14 @@ __all__ = [
     "tidy",
     "to_resume",
 ]
+
+LATER = {  # torch.distributed.checkpoint takes a second to import, and who reads a delivered model never needs it
+    **dict.fromkeys(("Outcome", "SaveError", "Saver", "save"), "saver"),
+    **dict.fromkeys(("network", "read", "read_centres"), "tensors"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(importlib.import_module(f"{__name__}.{LATER[name]}"), name)

@@ -33,7 +33,8 @@ FREE = (
     "run.root", "run.name", "needs", "gate.sample", "evaluation", "data.batch_size", "data.loader", "data.workers",
     "data.on_bad_record", "data.bad_record_limit", "train.async_save", "train.deterministic", "train.device",
     "train.keep", "train.log_every", "train.non_finite_limit", "train.on_save_error", "train.resume",
-    "train.save_every", "train.save_every_minutes", "train.save_every_updates", "train.timeout_minutes",
+    "train.save_every", "train.save_every_minutes", "train.save_every_updates", "train.sharding",
+    "train.timeout_minutes",
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from recognition.model import FaceModel
 from recognition.partial_fc import PartialFC
 
 NO_TEXTS: Mapping[str, str] = {}
+Tensors = Mapping[str, Tensor | stored.Share]
 
 
 class SaveError(OSError):
@@ -100,7 +101,7 @@ class Saver:
         self.wait()
         self._group = None
 
-    def _run(self, step: int, copies: dict[str, Tensor], classes: int, state: dict, texts: Mapping[str, str]) -> None:
+    def _run(self, step: int, copies: Tensors, classes: int, state: dict, texts: Mapping[str, str]) -> None:
         try:
             path = write(self.folder, step, copies, classes, state, self._group, texts)
             warning = retire(self.folder, self.keep, self.best) if _is_main() else ""
@@ -120,7 +121,7 @@ def save(folder: Path, step: int, model: FaceModel, classifier: PartialFC, optim
 def write(
     folder: Path,
     step: int,
-    copies: Mapping[str, Tensor],
+    copies: Tensors,
     classes: int,
     state: dict,
     group: dist.ProcessGroup | None,

@@ -7,13 +7,15 @@ of them, are one matrix over all processes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.device_mesh import DeviceMesh
@@ -22,29 +24,41 @@ from torch.optim import Optimizer
 
 import adapters
 from recognition import random_state
+from recognition.distributed import is_share, share
 from recognition.model import FaceModel
 from recognition.partial_fc import PartialFC
 
 AVERAGE = "average."  # before names as in a delivered model
-NETWORK = "network."  # before the names of adapters.state(), which are copies already
+NETWORK = "network."  # before the names of adapters.live()
 ROWS = "classifier.weight"  # what has it in its name, and its shape, has one row for each class
 
 
-def snapshot(model: FaceModel, classifier: PartialFC, optimizer: Optimizer) -> dict[str, Tensor]:
+class Share(NamedTuple):
+    """This process's rows of a tensor that all processes hold together, those of torch.chunk."""
+
+    rows: Tensor
+    whole: torch.Size
+
+
+def snapshot(model: FaceModel, classifier: PartialFC, optimizer: Optimizer) -> dict[str, Tensor | Share]:
     """Copies of all tensors of this process in the CPU's memory, by name."""
     live = _weights(model, classifier) | _optimizer_state(model, classifier, optimizer)
-    copies = {name: value if name.startswith(NETWORK) else _copied(value) for name, value in live.items()}
+    copies = {name: _copied(value) for name, value in live.items()}
     here = dist.get_rank()
     return copies | {f"random.{here}.{kind}": state for kind, state in random_state.capture().items()}
 
 
-def _copied(value: Tensor) -> Tensor:
+def _copied(value: Tensor) -> Tensor | Share:
     """In the CPU's memory. What is kept of a sample of the class centres only becomes a row for each, mostly zeros."""
+    if is_share(value):
+        return Share(_copied(share(value)), value.shape)
     copy = value.detach().to("cpu", copy=True)
     return copy.to_dense() if copy.is_sparse else copy.contiguous()
 
 
-def write(tensors: Mapping[str, Tensor], folder: Path, classes: int, group: dist.ProcessGroup | None) -> list[Path]:
+def write(
+    tensors: Mapping[str, Tensor | Share], folder: Path, classes: int, group: dist.ProcessGroup | None
+) -> list[Path]:
     """Write every process's snapshot into one folder, by all together. Returns the files that this process wrote.
 
     classes: over all processes. group: of CPU collectives, used by nobody else meanwhile; None = the default one.
@@ -81,7 +95,6 @@ def read(folder: Path, model: FaceModel, classifier: PartialFC, optimizer: Optim
     except CheckpointException as error:  # no Exception: torch derives it from BaseException
         raise ValueError(f"{folder} does not fit this recipe or is damaged: {first_cause(error)}") from None
     del mesh
-    adapters.load(model.backbone, _under(wanted, NETWORK))
     if states := _under(wanted, f"random.{dist.get_rank()}."):
         random_state.restore(states)
 
@@ -107,15 +120,18 @@ def network(folder: Path) -> dict[str, Tensor]:
 
     Of weights that are averaged, the average, which is what is delivered.
     """
-    found, average = {}, {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - no mapping
-                if name.startswith((NETWORK, "quality_gate.")):
-                    found[name.removeprefix(NETWORK)] = tensors.get_tensor(name)
-                elif name.startswith(AVERAGE):
-                    average[name.removeprefix(AVERAGE)] = tensors.get_tensor(name)
-    return found | average
+    reader = HuggingFaceStorageReader(str(folder))
+    stored = reader.read_metadata().state_dict_metadata
+    found = {
+        name: torch.empty(meta.size, dtype=meta.properties.dtype)
+        for name, meta in stored.items()
+        if name.startswith((NETWORK, AVERAGE, "quality_gate."))
+    }
+    with warnings.catch_warnings():  # that it is read by this process alone is meant
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        dcp.load(found, storage_reader=reader, no_dist=True)
+    weights = {name.removeprefix(NETWORK): value for name, value in found.items() if not name.startswith(AVERAGE)}
+    return weights | _under(found, AVERAGE)
 
 
 def first_cause(error: CheckpointException) -> BaseException:
@@ -124,7 +140,7 @@ def first_cause(error: CheckpointException) -> BaseException:
 
 
 def _weights(model: FaceModel, classifier: PartialFC) -> dict[str, Tensor]:
-    named = {f"{NETWORK}{name}": value for name, value in adapters.state(model.backbone).items()}
+    named = {f"{NETWORK}{name}": value for name, value in adapters.live(model.backbone).items()}
     if model.quality_gate is not None:
         named |= {f"quality_gate.{name}": value for name, value in model.quality_gate.state_dict().items()}
     if model.average is not None:
@@ -173,15 +189,22 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _sharded(tensors: Mapping[str, Tensor], mesh: DeviceMesh, classes: int) -> dict[str, Tensor]:
-    """The same tensors with class centres and what belongs to them as rows of one matrix over all processes."""
+def _sharded(tensors: Mapping[str, Tensor | Share], mesh: DeviceMesh, classes: int) -> dict[str, Tensor]:
+    """The same tensors with class centres, what belongs to them, and shares, as rows of one tensor of all processes."""
     local = tensors[ROWS].shape
     whole = torch.Size((classes, local[1]))
 
-    def place(name: str, value: Tensor) -> Tensor:
+    def place(name: str, value: Tensor | Share) -> Tensor:
+        if isinstance(value, Share):
+            return _over_all(value.rows, value.whole, mesh)
         value = value.detach()
-        if not name.startswith((ROWS, f"optimizer.{ROWS}.")) or value.shape != local:
+        if is_share(value) or not name.startswith((ROWS, f"optimizer.{ROWS}.")) or value.shape != local:
             return value
-        return DTensor.from_local(value, mesh, [Shard(0)], run_check=False, shape=whole, stride=(whole[1], 1))
+        return _over_all(value, whole, mesh)
 
     return {name: place(name, value) for name, value in tensors.items()}
+
+
+def _over_all(rows: Tensor, whole: torch.Size, mesh: DeviceMesh) -> DTensor:
+    stride = torch.empty(whole, device="meta").stride()
+    return DTensor.from_local(rows, mesh, [Shard(0)], run_check=False, shape=whole, stride=stride)

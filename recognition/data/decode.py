@@ -22,15 +22,17 @@ FIELDS = ("twin", "level")  # optional fields of Batch that loaders fill when as
 PER_IMAGE = ("landmarks", "score")  # and those that they take from what is known of each record
 
 
-def decode(encoded: bytes, image_size: int, where: str, least_side: int = 1) -> np.ndarray:
+def decode(
+    encoded: bytes, image_size: int, where: str, least_side: int = 1, out: np.ndarray | None = None
+) -> np.ndarray:
     """Encoded image -> uint8 (image_size, image_size, 3) RGB; bilinear resize where the stored size differs.
 
-    Arguments, channels and PictureError as read_picture.
+    Other arguments, channels and PictureError as read_picture. out: contiguous, of that shape, where the pixels go.
     """
     image = read_picture(encoded, where, least_side)
     if image.shape[:2] != (image_size, image_size):
         image = cv2.resize(image, (image_size, image_size), interpolation=cv2.INTER_LINEAR)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, out)
 
 
 def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
@@ -87,11 +89,10 @@ def as_batch(
         known["landmarks"] = torch.where(done.flipped[:, None, None], mirrored(landmarks), landmarks)
     if "score" in known:
         known["unscored"] = torch.from_numpy(done.changed).to(device, non_blocking=True)
-    key = np.stack([records.shard[indices], records.key[indices]], axis=1).astype(np.int64)
     return Batch(
         image=done.image,
-        label=torch.from_numpy(records.labels[indices]).to(device, non_blocking=True),
-        key=torch.from_numpy(key).to(device, non_blocking=True),
+        label=torch.from_numpy(records.labels_of(indices)).to(device, non_blocking=True),
+        key=torch.from_numpy(records.identities(indices)).to(device, non_blocking=True),
         twin=done.twin,
         level=done.level if "level" in fields else None,
         **known,

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from recognition.arrays import read_arrays
+from recognition.data.opened import open_reader
 from recognition.data.recordio import RecordReader
 from recognition.data.records import Records
 from recognition.files import write_atomically
@@ -34,8 +35,7 @@ def landmark_path(records: Path) -> Path:
 def shard_fingerprint(reader: RecordReader) -> str:
     """sha256 over one record file's size and index; the pixels are not read, and the name may change."""
     digest = hashlib.sha256(str(reader.size).encode())
-    digest.update(reader.keys)
-    digest.update(reader.offsets)
+    reader.index.update(digest)
     return digest.hexdigest()
 
 
@@ -51,7 +51,7 @@ def write_landmarks(records: Path, keys: ArrayLike, landmarks: ArrayLike) -> Pat
     if len(np.unique(keys)) < len(keys):
         raise ValueError(f"{len(keys) - len(np.unique(keys))} of {len(keys)} keys stand there more than once")
     content, order = io.BytesIO(), np.argsort(keys)
-    reader = RecordReader(records, strict=False)
+    reader = open_reader(records)
     np.savez(content, key=keys[order], landmarks=landmarks[order], fingerprint=np.array(shard_fingerprint(reader)))
     path = landmark_path(reader.path)
     write_atomically(path, content.getvalue())
@@ -81,7 +81,7 @@ def _of_shard(shard: Path, keys: np.ndarray) -> np.ndarray:
     path = landmark_path(shard)
     if not path.is_file():
         raise FileNotFoundError(f"there are no landmarks at {path} for {shard}: {MEANT}")
-    reader = RecordReader(shard, strict=False)
+    reader = open_reader(shard)
     try:
         arrays = read_arrays(path, ("key", "landmarks", "fingerprint"), most=BYTES * len(reader) + ROOM)
     except (ValueError, OSError) as error:

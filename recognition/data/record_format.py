@@ -33,6 +33,7 @@ HEADER_BYTES = 24
 
 PART = struct.Struct("<II")
 HEADER = struct.Struct("<IfQQ")
+_TEXT = 1 << 26  # bytes of an index that are parsed at once: 64 MiB take 1 GiB
 _INDEX_LINE = re.compile(rb"[0-9]{1,18}\t[0-9]{1,18}")  # 18 digits always fit into int64
 
 
@@ -91,8 +92,16 @@ def record_paths(path: str | os.PathLike) -> tuple[Path, Path]:
 
 def parse_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Keys and offsets, both int64 (N,), of an index file. RecordError naming the first malformed line."""
-    table = parse_table(plain_lines(path.read_bytes()), path, "`key TAB offset`")
-    return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+    wanted, tables = "`key TAB offset`", []
+    try:
+        with open(path, "rb") as file:
+            while text := file.read(_TEXT):
+                text += file.readline()
+                tables.append(parse_table(plain_lines(text) if len(text) < _TEXT else text, path, wanted))
+    except RecordError:  # in a piece of it that is counted from its own first line, or that ends in empty lines
+        tables = [parse_table(plain_lines(path.read_bytes()), path, wanted)]
+    keys, offsets = (np.concatenate([table[:, column] for table in tables] or [[]]) for column in (0, 1))
+    return keys.astype(np.int64, copy=False), offsets.astype(np.int64, copy=False)
 
 
 def plain_lines(text: bytes) -> bytes:
@@ -139,6 +148,15 @@ def split(payload: bytes) -> Iterator[tuple[int, bytes]]:
         begin = at + 4
         at = payload.find(MAGIC_BYTES, begin)
     yield (LAST if begin else WHOLE), payload[begin:]
+
+
+def whole(data: bytes | mmap.mmap, offset: int, size: int) -> tuple[int, int] | None:
+    """Begin and end of the bytes of a sound record of one part, as nearly all are; None for what `parts` must tell."""
+    if not 0 <= offset <= size - PART.size:
+        return None
+    magic, length = PART.unpack_from(data, offset)
+    end = offset + PART.size + length
+    return (offset + PART.size, end) if magic == MAGIC and length <= LENGTH_MASK and end + -end % 4 <= size else None
 
 
 def parts(data: bytes | mmap.mmap, offset: int, size: int) -> tuple[list[tuple[int, int]], int]:

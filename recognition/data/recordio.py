@@ -6,6 +6,7 @@ import mmap
 import os
 import zlib
 from array import array
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -28,7 +29,9 @@ from recognition.data.record_format import (
     record_paths,
     split,
     unpack,
+    whole,
 )
+from recognition.data.record_index import RecordIndex, as_array
 
 __all__ = ["Header", "RecordError", "RecordReader", "RecordWriter", "pack", "record_paths", "unpack"]
 
@@ -40,14 +43,15 @@ class RecordReader:
         True; keys are then the ids of the image headers where these are all there and all different (what the known
         writers use as keys), else the running number.
     strict: refuse an index that points outside the file; else such records are refused when they are read.
-    keys, offsets: int64 (N,), in the order of the index.
+    index: what is known of the file already (recognition/data/opened.py), then x.idx is not read.
+    keys, offsets: int64 (N,), in the order of the index; made of a compact index when they are first asked for.
     checksums: uint32 (N,), None where there is no x.crc. With them, what read() returns is what was written, at
         1.6 us for 4.4 KiB (decoding takes 125).
     Threads may share a reader; a process opens the map for itself at its first read, after a fork or an unpickling.
     RecordError where the index is malformed or does not belong to the file; records are checked as they are read.
     """
 
-    def __init__(self, path: str | os.PathLike, strict: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike, strict: bool = True, index: RecordIndex | None = None) -> None:
         self.path, self.index_path = record_paths(path)
         self.checksum_path = checksum_path(self.path)
         if not self.path.is_file():
@@ -55,23 +59,32 @@ class RecordReader:
         self.size = self.path.stat().st_size
         self._map: mmap.mmap | bytes = b""
         self._process = -1
-        self.index_rebuilt = not self.index_path.is_file()
-        if self.index_rebuilt:
-            self.keys, self.offsets = self._scan()
-        else:
-            self.keys, self.offsets = parse_index(self.index_path)
-        if strict:
-            self._check_index()
-        ascending = bool((np.diff(self.keys) > 0).all())
-        self._order = None if ascending else np.argsort(self.keys, kind="stable")
-        self._sorted = self.keys if ascending else self.keys[self._order]
-        if not ascending and (twice := np.flatnonzero(np.diff(self._sorted) == 0)).size:
-            raise RecordError(f"{self.index_path}: key {self._sorted[twice[0]]} stands in the index more than once")
-        there = self.checksum_path.is_file()
-        self.checksums = read_checksums(self.checksum_path, self.keys) if there else None
+        self.index_rebuilt = index is None and not self.index_path.is_file()
+        if index is None:
+            index = RecordIndex(self.path, *(self._scan() if self.index_rebuilt else parse_index(self.index_path)))
+            self.index = index
+            if strict:
+                self._check_index()
+            if (twice := np.flatnonzero(np.diff(self._sorted) == 0)).size:
+                raise RecordError(f"{self.index_path}: key {self._sorted[twice[0]]} stands in the index more than once")
+            if self.checksum_path.is_file():
+                index.checksums = read_checksums(self.checksum_path, self.keys)
+        self.index = index
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.index)
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        return as_array(self.index.keys)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        return as_array(self.index.offsets)
+
+    @property
+    def checksums(self) -> np.ndarray | None:
+        return self.index.checksums
 
     def __contains__(self, key: int) -> bool:
         return self._find(key) is not None
@@ -83,7 +96,9 @@ class RecordReader:
         self.close()
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_map": b"", "_process": -1}
+        derived = ("keys", "offsets", "_order", "_sorted")
+        kept = {name: value for name, value in self.__dict__.items() if name not in derived}
+        return kept | {"_map": b"", "_process": -1}
 
     def close(self) -> None:
         """Give the map back; a later read opens it again."""
@@ -105,19 +120,26 @@ class RecordReader:
 
     def read_row(self, row: int, check: bool = True) -> bytes:
         """The record of keys[row]. check: hold it against its checksum, where there is one."""
-        data = self._data()
+        data, at = self._data(), int(self.index.offsets[row])
         try:
-            spans, _ = parts(data, int(self.offsets[row]), self.size)
+            begin, end = whole(data, at, self.size) or (0, 0)
+            if begin:
+                record = data[begin:end]
+            else:
+                record = MAGIC_BYTES.join(data[begin:end] for begin, end in parts(data, at, self.size)[0])
         except RecordError as error:
-            raise RecordError(f"{self.path}, key {self.keys[row]}, {error}") from None
-        record = MAGIC_BYTES.join(data[begin:end] for begin, end in spans)
+            raise RecordError(f"{self.path}, key {self.index.keys[row]}, {error}") from None
         if check and self.checksums is not None and zlib.crc32(record) != self.checksums[row]:
+            key, offset = self.place(row)
             raise RecordError(
-                f"{self.path}, key {self.keys[row]}, offset {self.offsets[row]}: its {len(record)} bytes are not those "
-                f"that were written: their checksum is {zlib.crc32(record):08x}, {self.checksum_path.name} says "
-                f"{self.checksums[row]:08x}"
+                f"{self.path}, key {key}, offset {offset}: its {len(record)} bytes are not those that were written: "
+                f"their checksum is {zlib.crc32(record):08x}, {self.checksum_path.name} says {self.checksums[row]:08x}"
             )
         return record
+
+    def place(self, row: int) -> tuple[int, int]:
+        """Key and offset of a row of the index."""
+        return int(self.index.keys[row]), int(self.index.offsets[row])
 
     def outside(self, offsets: np.ndarray) -> np.ndarray:
         """True for offsets where no record of this file can begin: bool, same shape."""
@@ -137,7 +159,18 @@ class RecordReader:
             self._process = os.getpid()
         return self._map
 
+    @cached_property
+    def _order(self) -> np.ndarray | None:
+        ascending = isinstance(self.index.keys, range) or bool((np.diff(self.keys) > 0).all())
+        return None if ascending else np.argsort(self.keys, kind="stable")
+
+    @cached_property
+    def _sorted(self) -> np.ndarray:
+        return self.keys if self._order is None else self.keys[self._order]
+
     def _find(self, key: int) -> int | None:
+        if isinstance(self.index.keys, range):
+            return key - self.index.keys.start if key in self.index.keys else None
         at = int(np.searchsorted(self._sorted, key))
         if at == len(self._sorted) or self._sorted[at] != key:
             return None

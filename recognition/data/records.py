@@ -2,79 +2,24 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import json
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from recognition.data.bad_records import OPENING, BadRecord, check_limit, check_share
-from recognition.data.classes import Images, drop_high_labels, refuse_equal_labels, shifts_of
-from recognition.data.recordio import Header, RecordError, RecordReader, record_paths, unpack
-from recognition.data.survey import BAD, KINDS, Survey, survey
-
-_SHARD = re.compile(r"(?P<set>.+)-(?P<shard>\d{5})-of-(?P<shards>\d{5})")
-
-
-def find_shards(path: str | os.PathLike) -> list[Path]:
-    """The .rec files a path stands for.
-
-    path: "x.rec"; the prefix "x" of x.rec or of x-00000-of-00004.rec ...; or a folder that holds train.rec, shards of
-        `train`, or one set only.
-    FileNotFoundError where there are none, ValueError where a shard is missing or a folder holds several sets.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return _shards_of_folder(path)
-    single = record_paths(path)[0]
-    if single.is_file():
-        return [single]
-    shards = [file for file in sorted(path.parent.glob("*.rec")) if set_of(file) == path]
-    if not shards:
-        raise FileNotFoundError(
-            f"there is no record file {single}, nor shards {path.name}-00000-of-NNNNN.rec beside it"
-        )
-    return _complete(shards)
-
-
-def _shards_of_folder(folder: Path) -> list[Path]:
-    sets: dict[Path, list[Path]] = {}
-    for file in sorted(folder.glob("*.rec")):
-        sets.setdefault(set_of(file), []).append(file)
-    if not sets:
-        raise FileNotFoundError(f"there is no .rec file in {folder}; tools/make_records.py makes them from pictures")
-    chosen = folder / "train" if folder / "train" in sets else next(iter(sets))
-    if len(sets) > 1 and chosen.name != "train":
-        names = ", ".join(str(name) for name in sets)
-        raise ValueError(f"{folder} holds several record sets: name one of {names}")
-    return _complete(sets[chosen])
-
-
-def set_of(file: Path) -> Path:
-    """The prefix that the shards of one set share; the file's own where it is no shard."""
-    match = _SHARD.fullmatch(file.name.removesuffix(".rec"))
-    return file.with_name(match["set"] if match else file.name.removesuffix(".rec"))
-
-
-def _complete(shards: list[Path]) -> list[Path]:
-    """ValueError unless the shards of one set are all there."""
-    matches = [_SHARD.fullmatch(file.name.removesuffix(".rec")) for file in shards]
-    numbered = [match for match in matches if match]
-    if len(numbered) < len(shards):
-        if len(shards) == 1:
-            return shards
-        raise ValueError(f"both one file and numbered shards: {', '.join(map(str, shards))}; remove the older ones")
-    counts = {int(match["shards"]) for match in numbered}
-    there = {int(match["shard"]) for match in numbered}
-    if len(counts) > 1:
-        raise ValueError(f"shards of different sets are mixed: {', '.join(map(str, shards))}; remove the older ones")
-    if missing := sorted(set(range(counts.pop())) - there):
-        raise ValueError(f"{set_of(shards[0])}: shard {missing[0]} is missing ({len(there)} are there)")
-    return shards
+from recognition.data.classes import Images, drop_high_labels, refuse_equal_labels, shifts_of, used
+from recognition.data.index_cache import recall, remember
+from recognition.data.opened import open_records
+from recognition.data.record_index import as_array, chunks, take
+from recognition.data.recordio import Header, RecordError, unpack
+from recognition.data.shards import find_shards, set_of
+from recognition.data.survey import BAD, KINDS
 
 
 class Records:
@@ -93,11 +38,13 @@ class Records:
         all images is an error. Faults of whole files are errors in any case: an index that cannot be read, a missing
         shard, a file without an image.
     labels: int64 (N,). shard: int64 (N,), index into `shards`. key: int64 (N,). (shard, key) is a record's identity.
+        Each is made when it is first asked for, and takes 8 bytes a record; labels_of and identities do without.
     class_ids: int64 (num_classes,), the number of each class before hold_out.
     counts: records of each kind found: image, header, identity, empty.
     left_out: bad records in the order of files and indexes.
     RecordError naming file, key and offset for a truncated file, a corrupt record or a label that is no class number.
-    Threads may share it; it may be forked or pickled. The files are mapped, never copied into memory.
+    Threads may share it; it may be forked or pickled. The files are mapped, never copied into memory; so is, from the
+    second opening on, what a large index says (recognition/data/index_cache.py).
     """
 
     def __init__(
@@ -123,9 +70,10 @@ class Records:
             raise ValueError("no record files: the list of paths is empty")
         if len({shard.resolve() for shard in self.shards}) < len(self.shards):
             raise ValueError(f"a record file is named twice: {', '.join(map(str, self.shards))}")
-        self._readers = [RecordReader(shard, strict=bad_record_limit is None) for shard in self.shards]
-        self.counts = dict.fromkeys(KINDS[:BAD], 0)
-        files = [Images.of(reader, self._survey(reader)) for reader in self._readers]
+        self._readers = [open_records(shard, strict=bad_record_limit is None) for shard in self.shards]
+        found = zip(*(reader.index.images.counts for reader in self._readers), strict=True)
+        self.counts = dict(zip(KINDS[:BAD], map(sum, found), strict=True))
+        files = [Images.of(reader) for reader in self._readers]
         sets = [set_of(shard.resolve()) for shard in self.shards]
         groups = sets if classes == "offset" else [None] * len(sets)
         if most_classes is not None:
@@ -133,17 +81,26 @@ class Records:
         self._leave_out(files, bad_record_limit)
         if not classes:
             refuse_equal_labels(files, sets)
-        shifts, num_classes = shifts_of(files, groups)
-        self._keep([file.rows for file in files], [f.labels + shift for f, shift in zip(files, shifts, strict=True)])
+        self._shifts, num_classes = shifts_of(files, groups)
+        self._asked = [classes, hold_out, held_out, most_classes, bad_record_limit is None, self._shifts]
         self.class_ids = np.arange(num_classes)
         if hold_out:
-            self._filter(hold_out, held_out)
-        self.num_images, self.num_classes = len(self.labels), len(self.class_ids)
+            self._hold_out(files, hold_out, held_out)
+        self._keep(files)
+        self.num_classes = len(self.class_ids)
         if not self.num_images:
             raise RecordError(f"{', '.join(map(str, self.shards))}: hold_out={hold_out} leaves no class")
 
     def __len__(self) -> int:
         return self.num_images
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("labels", "shard", "key")}
+
+    def close(self) -> None:
+        """Give the maps of the files back; a later read opens them again."""
+        for reader in self._readers:
+            reader.close()
 
     def read(self, i: int) -> bytes:
         """Encoded image i."""
@@ -155,36 +112,88 @@ class Records:
 
     def where(self, i: int) -> str:
         """File, key and offset of image i, for messages."""
-        reader, row = self._readers[self.shard[i]], self._row[i]
-        return f"{reader.path}, key {reader.keys[row]}, offset {reader.offsets[row]}"
+        shard, row = self._place(i)
+        key, offset = self._readers[shard].place(row)
+        return f"{self._readers[shard].path}, key {key}, offset {offset}"
 
     def as_bad(self, i: int, problem: str, position: int = OPENING, taken: int | None = None) -> BadRecord:
         """What to list where image i turned out to be bad at a position, and image `taken` came in its place."""
-        shard, row = int(self.shard[i]), self._row[i]
+        shard, row = self._place(i)
         reader = self._readers[shard]
-        instead = None if taken is None else (int(self.shard[taken]), int(self.key[taken]))
-        return BadRecord(
-            str(reader.path), shard, int(reader.keys[row]), int(reader.offsets[row]), problem, position, instead
-        )
+        instead = None if taken is None else tuple(self.identities(np.array([taken]))[0].tolist())
+        return BadRecord(str(reader.path), shard, *reader.place(row), problem, position, instead)
 
     def index_of(self, shard: int, key: int) -> int:
         """The number i of a record. RecordError where the key is unknown, holds no image or was left out."""
-        row = self._readers[shard].row(key)
-        begin, end = self._begins[shard], self._begins[shard + 1]
-        i = int(begin + np.searchsorted(self._row[begin:end], row))
-        if i == end or self._row[i] != row:
+        row, rows = self._readers[shard].row(key), self._rows[shard]
+        # a Python int would have all uint32 rows copied
+        at = row - rows.start if isinstance(rows, range) else int(np.searchsorted(rows, rows.dtype.type(row)))
+        if not 0 <= at < len(rows) or rows[at] != row:
             raise RecordError(f"{self.shards[shard]}, key {key}: no image record, or its class is left out by hold_out")
-        return i
+        return self._begins[shard] + at
+
+    def labels_of(self, indices: np.ndarray) -> np.ndarray:
+        """Labels of images by number: int64, (n,) as the numbers."""
+        found = np.empty(len(indices), np.int64)
+        for shard, here, inside in self._by_shard(indices):
+            found[here] = self._labels[shard][inside]
+            found[here] += self._shifts[shard]
+        return found
+
+    def identities(self, indices: np.ndarray) -> np.ndarray:
+        """Shard and key of images by number: int64 (n, 2)."""
+        found = np.empty((len(indices), 2), np.int64)
+        for shard, here, inside in self._by_shard(indices):
+            found[here, 0] = shard
+            found[here, 1] = take(self._readers[shard].index.keys, take(self._rows[shard], inside))
+        return found
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        labels = np.empty(self.num_images, np.int64)
+        for begin, part, added in zip(self._begins, self._labels, self._shifts, strict=False):
+            np.add(part, added, out=labels[begin : begin + len(part)])
+        return labels
+
+    @cached_property
+    def shard(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self._rows)), [len(rows) for rows in self._rows])
+
+    @cached_property
+    def key(self) -> np.ndarray:
+        keys = (take(reader.index.keys, as_array(rows)) for reader, rows in zip(self._readers, self._rows, strict=True))
+        return np.concatenate(list(keys))
 
     def fingerprint(self) -> str:
-        """sha256 over the files' names, sizes and indexes and over all labels; the pixels are not read."""
+        """sha256 over the files' names, sizes and indexes and over all labels; the pixels are not read.
+
+        Remembered beside the first file's cache, where all files have one: 40 million records take more than a second.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        stored = [reader.index.stored for reader in self._readers]
+        if None in stored:
+            return self._digest()
+        names = [[reader.path.name, its.stamp] for reader, its in zip(self._readers, stored, strict=True)]
+        asked = hashlib.sha256(json.dumps([names, self._asked]).encode()).hexdigest()
+        if not (found := recall(stored[0].path, asked)):
+            found = self._digest()
+            remember(stored[0].path, asked, found)
+        return found
+
+    def _digest(self) -> str:
         digest = hashlib.sha256()
         for reader in self._readers:
             digest.update(f"{reader.path.name}\0{reader.size}\0".encode())
-            digest.update(reader.keys)
-            digest.update(reader.offsets)
-        digest.update(self.shard)
-        digest.update(self.labels)
+            reader.index.update(digest)
+        for shard, rows in enumerate(self._rows):
+            for chunk in chunks(range(len(rows))):
+                digest.update(np.full(len(chunk), shard))
+        for labels, added in zip(self._labels, self._shifts, strict=True):
+            for chunk in chunks(labels):
+                digest.update(chunk + np.int64(added))
         for bad in self.left_out:
             digest.update(f"{bad.shard}\0{bad.key}\0".encode())
         return digest.hexdigest()
@@ -192,22 +201,41 @@ class Records:
     @cached_property
     def empty_classes(self) -> int:
         """How many of the num_classes classes have no image."""
-        return self.num_classes - len(np.unique(self.labels))
+        there = np.zeros(self.num_classes, bool)
+        for labels, added in zip(self._labels, self._shifts, strict=True):
+            seen = used([labels])
+            there[added : added + len(seen)] |= seen
+        return self.num_classes - int(there.sum())
+
+    def _place(self, i: int) -> tuple[int, int]:
+        """Shard and row of image i."""
+        if not 0 <= i < self.num_images:
+            raise IndexError(f"image {i} of {self.num_images}")
+        shard = bisect.bisect_right(self._begins, i) - 1
+        return shard, int(self._rows[shard][i - self._begins[shard]])
+
+    def _by_shard(self, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray | slice, np.ndarray]]:
+        """Of images by number: each shard, where in `indices` those of it are, and their numbers within it."""
+        indices = np.asarray(indices)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < self.num_images:
+            raise IndexError(f"images {indices.min()} .. {indices.max()} of {self.num_images}")
+        if len(self._rows) == 1:
+            yield 0, slice(None), indices
+            return
+        shards = np.searchsorted(self._begins, indices, side="right") - 1
+        for shard in np.unique(shards).tolist():
+            here = np.flatnonzero(shards == shard)
+            yield shard, here, indices[here] - self._begins[shard]
 
     def _read(self, i: int) -> tuple[Header, bytes]:
-        reader, row = self._readers[self.shard[i]], int(self._row[i])
+        shard, row = self._place(i)
+        reader = self._readers[shard]
         try:
             return unpack(reader.read_row(row))
         except RecordError as error:
             if str(error).startswith(str(reader.path)):
                 raise
             raise RecordError(f"{self.where(i)}: {error}") from error
-
-    def _survey(self, reader: RecordReader) -> Survey:
-        found = survey(reader)
-        for kind, count in enumerate(np.bincount(found.kind, minlength=BAD)[:BAD]):
-            self.counts[KINDS[kind]] += int(count)
-        return found
 
     def _leave_out(self, files: Sequence[Images], limit: float | None) -> None:
         """Set left_out. RecordError for a bad record where limit is None, ValueError where too many are bad."""
@@ -231,20 +259,18 @@ class Records:
                     "copy the file again, or make the set anew with fewer shards"
                 )
 
-    def _keep(self, rows: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> None:
-        sizes = [len(part) for part in rows]
-        self._begins = np.cumsum([0, *sizes])
-        self._row, self.labels = np.concatenate(rows), np.concatenate(labels)
-        self.shard = np.repeat(np.arange(len(sizes)), sizes)
-        self.key = np.concatenate([reader.keys[part] for reader, part in zip(self._readers, rows, strict=True)])
+    def _keep(self, files: Sequence[Images]) -> None:
+        self._rows, self._labels = [file.rows for file in files], [file.labels for file in files]
+        self._begins = np.cumsum([0, *map(len, self._rows)]).tolist()
+        self.num_images = self._begins[-1]
 
-    def _filter(self, hold_out: int, held_out: bool) -> None:
-        keep = (self.labels % hold_out == 0) == held_out
-        ends = self._begins[1:]
-        rows, labels = (np.split(values, ends[:-1]) for values in (self._row, self.labels))
-        kept = np.split(keep, ends[:-1])
-        self._keep(
-            [part[mask] for part, mask in zip(rows, kept, strict=True)],
-            [part[mask] for part, mask in zip(labels, kept, strict=True)],
-        )
-        self.class_ids, self.labels = np.unique(self.labels, return_inverse=True)
+    def _hold_out(self, files: Sequence[Images], hold_out: int, held_out: bool) -> None:
+        for file, shift in zip(files, self._shifts, strict=True):
+            file.choose(((file.labels + shift) % hold_out == 0) == held_out)
+            file.labels += shift
+        there = used(file.labels for file in files)
+        self.class_ids = np.flatnonzero(there)
+        number = (np.cumsum(there) - 1).astype(np.int32)
+        for file in files:
+            file.labels = number[file.labels]
+        self._shifts = [0] * len(files)

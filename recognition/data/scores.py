@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from recognition.data.landmarks import landmark_path, shard_fingerprint
+from recognition.data.opened import open_reader
 from recognition.data.recordio import RecordError, RecordReader
 from recognition.files import UNFINISHED, replacing, sweep, write_atomically
 
@@ -88,7 +89,7 @@ class ShardScores:
 
     def __init__(self, shard: Path, identity: ScorerIdentity) -> None:
         """RecordError, FileNotFoundError as RecordReader."""
-        reader = RecordReader(shard, strict=False)
+        reader = open_reader(shard)
         self.shard, self.identity = reader.path, identity
         self.stem = f"{reader.path.with_suffix('').name}.scores.{identity}"
         self.path = reader.path.with_name(f"{self.stem}{ENDING}")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import itertools
+import math
+import mmap
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,9 +99,11 @@ class TorchLoader:
                 )
 
     def _decoded(self, first_step: int) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray, list[BadRecord]]]:
+        """Decoded images, which may be overwritten when the next ones are asked for, and what belongs to them."""
+        pages = self._pages()
         loader = DataLoader(
-            _Decoder(self.records, self.image_size, self.seed, skip=self.bad_records is not None),
-            batch_sampler=_Steps(self.order, first_step),
+            _Decoder(self.records, self.image_size, self.seed, self.bad_records is not None, pages),
+            batch_sampler=_Steps(self.order, first_step, 0 if pages is None else len(pages)),
             num_workers=self.workers,
             collate_fn=_as_is,
             pin_memory=self.device.type == "cuda",
@@ -114,10 +120,24 @@ class TorchLoader:
             for found in iterator:
                 if isinstance(found, _Unreadable):
                     raise ValueError(found.message)
-                yield found
+                images, *rest = found
+                yield (torch.from_numpy(pages[images]) if pages is not None else images), *rest
         finally:
             atexit.unregister(end)
             end()
+
+    def _pages(self) -> np.ndarray | None:
+        """Memory that workers decode into and this process reads, uint8 (batches, B, H, W, 3).
+
+        Handed over by torch, every batch would be copied into new shared memory: page faults on both sides. As many as
+        torch asks for ahead, the one in use, and one to spare. None without workers; where these are not forked, and
+        so share nothing; and on CUDA, where torch copies batches into pinned memory while they come.
+        """
+        method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+        if not self.workers or method != "fork" or self.device.type != "cpu":
+            return None
+        shape = (self.workers * PREFETCH + 2, self.order.counts()[self.order.global_rank], *[self.image_size] * 2, 3)
+        return np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
 
 
 def _nothing() -> None:
@@ -139,38 +159,43 @@ class _Unreadable:
 
 
 class _Steps(Sampler):
-    """(positions, indices) of step first_step, first_step + 1, ...; permutations stay in the main process."""
+    """(positions, indices, page) of step first_step, first_step + 1, ...; permutations stay in the main process.
 
-    def __init__(self, order: SampleOrder, first_step: int) -> None:
+    page: which of `pages` the images go to, in turn; 0 where there are none.
+    """
+
+    def __init__(self, order: SampleOrder, first_step: int, pages: int) -> None:
         self.order = order
         self.first_step = first_step
+        self.pages = pages
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        step = self.first_step
-        while True:
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        for step in itertools.count(self.first_step):
             positions = self.order.positions(step)
-            yield positions, self.order.indices(positions)
-            step += 1
+            yield positions, self.order.indices(positions), step % self.pages if self.pages else 0
 
 
 class _Decoder(Dataset):
-    def __init__(self, records: Records, image_size: int, seed: int, skip: bool) -> None:
+    def __init__(self, records: Records, image_size: int, seed: int, skip: bool, pages: np.ndarray | None) -> None:
         self.records = records
         self.image_size = image_size
         self.seed = seed
         self.skip = skip
+        self.pages = pages
 
     def __getitems__(
-        self, wanted: tuple[np.ndarray, np.ndarray]
-    ) -> tuple[Tensor, np.ndarray, np.ndarray, list[BadRecord]] | _Unreadable:
-        positions, indices = wanted
+        self, wanted: tuple[np.ndarray, np.ndarray, int]
+    ) -> tuple[Tensor | int, np.ndarray, np.ndarray, list[BadRecord]] | _Unreadable:
+        """Images, or the number of the page that holds them."""
+        positions, indices, page = wanted
+        out = None if self.pages is None else self.pages[page]
         try:
             images, indices, bad = fetch_pixels(
-                self.records, indices, positions, self.image_size, seed=self.seed, skip=self.skip
+                self.records, indices, positions, self.image_size, seed=self.seed, skip=self.skip, out=out
             )
         except (ValueError, OSError) as error:
             return _Unreadable(str(error))
-        return torch.from_numpy(images), positions, indices, bad
+        return torch.from_numpy(images) if out is None else page, positions, indices, bad
 
 
 def _as_is(batch: object) -> object:

@@ -23,6 +23,7 @@ from recognition.data.landmarks import mirrored
 from recognition.data.pairs import RecordImages
 from recognition.distributed import World, gather, gather_json
 from recognition.evaluation.protocol import Looked, View
+from recognition.sharding import in_step, is_sharded
 from recognition.types import IMAGE_SIZE
 
 FLIPS = ("none", "sum", "concat")  # what becomes of the mirrored image's embedding
@@ -93,7 +94,7 @@ def look_at(
     with evaluating(model), torch.no_grad():
         try:
             local = _look(model, images, mine, view.side, flip, batch_size, world, gates)
-            alone = _time(model, images, view, world) if view.timed and world.is_main else None
+            alone = _time(model, images, view, world) if view.timed and (world.is_main or is_sharded(model)) else None
         except (OSError, ValueError) as error:  # a picture that does not decode: nobody is to wait for this process
             if world.world_size == 1:
                 raise
@@ -120,11 +121,10 @@ def _look(
     """What the model makes of this process's images: embedding (n, D), and of a gated one score and gate."""
     local: dict[str, Tensor] = {}  # filled in place: a list of batches and their sum would be all of them twice
     done, points = 0, _landmarks(model, images, rows)
-    for pixels in decoded(images, rows, batch_size, world.is_main):
-        pixels = pixels.to(world.device, non_blocking=True)
-        if side != IMAGE_SIZE:
-            pixels = low_res(pixels, side)
-        for image in normalise(pixels).split(batch_size if world.device.type != "cpu" else CPU_BATCH):
+    batches = decoded(images, rows, batch_size, world.is_main)
+    for pixels in in_step(batches) if is_sharded(model) else batches:
+        for part in pixels.to(world.device, non_blocking=True).split(forward_batch(batch_size, world.device)):
+            image = normalise(part if side == IMAGE_SIZE else low_res(part, side))
             here = None if points is None else points[done : done + len(image)].to(world.device)
             seen = _embed(model, image, side, here)
             if flip != "none":
@@ -139,6 +139,11 @@ def _look(
                 local[key][done : done + len(image)] = value
             done += len(image)
     return local
+
+
+def forward_batch(batch_size: int, device: torch.device) -> int:
+    """How many of a batch's images go through the network at once on this device."""
+    return batch_size if device.type != "cpu" else min(batch_size, CPU_BATCH)
 
 
 def _in_order(local: Tensor, world: World, count: int) -> Tensor:

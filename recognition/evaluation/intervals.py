@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.special import betaincinv
 
 from recognition.evaluation.listed import MISSED
 from recognition.evaluation.verification import allowed_accepts
@@ -39,8 +39,8 @@ def interval_of_share(successes: int, trials: int, level: float = LEVEL) -> tupl
             f"{successes} successes in {trials} trials: wanted 0 <= successes <= trials and a trial at least"
         )
     tail = (1 - level) / 2
-    lo = betaincinv(successes, trials - successes + 1, tail) if successes else 0.0
-    hi = betaincinv(successes + 1, trials - successes, 1 - tail) if successes < trials else 1.0
+    lo = scipy.special.betaincinv(successes, trials - successes + 1, tail) if successes else 0.0
+    hi = scipy.special.betaincinv(successes + 1, trials - successes, 1 - tail) if successes < trials else 1.0
     return float(lo), float(hi)
 
 

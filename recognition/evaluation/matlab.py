@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from scipy.io import loadmat, whosmat
+import scipy
 
 
 def read_mat(path: Path, keys: Sequence[str]) -> list[np.ndarray]:
@@ -18,11 +18,11 @@ def read_mat(path: Path, keys: Sequence[str]) -> list[np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        there = [name for name, _, _ in whosmat(path)]
+        there = [name for name, _, _ in scipy.io.whosmat(path)]
         lacking = [key for key in keys if key not in there]
         if lacking:
             raise ValueError(f"it holds no '{lacking[0]}', but {', '.join(there) or 'nothing'}")
-        arrays = loadmat(path, variable_names=list(keys))
+        arrays = scipy.io.loadmat(path, variable_names=list(keys))
     except (ValueError, TypeError, KeyError, NotImplementedError, OSError) as error:
         raise ValueError(f"{path} is not as it is published: {error}") from None
     return [arrays[key] for key in keys]

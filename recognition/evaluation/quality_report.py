@@ -6,13 +6,16 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from recognition.evaluation.quality import CONTROL, ITEMS
 from recognition.evaluation.report import figure_of, write_figure
 from recognition.files import replacing, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def save_quality(folder: str | Path, results: dict[str, dict], missing: Mapping[str, str]) -> Path:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from recognition.data.decode import decode
@@ -18,7 +17,11 @@ from recognition.evaluation.gains import compare
 from recognition.files import replacing, write_atomically
 from recognition.types import IMAGE_SIZE
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 COLUMNS = 4  # axes in a row of a picture
+SPACED = 1.07  # sides of a face from one to the next on a sheet
 
 
 def table(results_by_model: dict[str, dict], name: str, measure: str) -> str:
@@ -138,17 +141,22 @@ def face_figure(images: Sequence[bytes], sides: Sequence[int] = (112, 56, 28, 14
     pixels = torch.from_numpy(np.stack(decoded))
     columns = [(pixels if side == IMAGE_SIZE else low_res(pixels, side)).numpy() for side in sides]
     figure = figure_of(1.1 * len(sides), 1.1 * len(images) + 0.25)
-    axes = figure.subplots(len(images), len(sides), squeeze=False)
+    ax = figure.subplots()  # one for all: axes of their own would take half a second, which training waits for
     for column, side in enumerate(sides):
-        axes[0, column].set_title(f"{side} px", fontsize="small")
-        for row, ax in enumerate(axes[:, column]):
-            ax.imshow(columns[column][row])
-            ax.set_axis_off()
+        left = SPACED * column
+        ax.text(left + 0.5, -0.05, f"{side} px", fontsize="small", ha="center", va="bottom")
+        for row, picture in enumerate(columns[column]):
+            ax.imshow(picture, extent=(left, left + 1, SPACED * row + 1, SPACED * row))
+    ax.set(xlim=(0, SPACED * (len(sides) - 1) + 1), ylim=(SPACED * (len(images) - 1) + 1, 0))
+    ax.set_axis_off()
     return figure
 
 
 def figure_of(width: float, height: float) -> Figure:
     """A figure of its own: pyplot's would stay alive in its global list."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second, which most processes never need
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

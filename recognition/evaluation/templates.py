@@ -17,7 +17,8 @@ from recognition.evaluation.verification import ROC_POINTS, allowed_accepts, as_
 
 ROWS = 1 << 8  # embeddings in float64, or gathered, at once: 1 MiB at 512, which stays in a cache
 FIRSTS = 1 << 8  # templates compared with all others at once
-DENSE = 1 / 32  # of all combinations: with more pairs, one matrix product costs less than gathering embeddings
+PAIRS = 1 << 14  # that are looked up at once, in a cache
+DENSE = 1 / 64  # of all combinations: with more pairs, one matrix product costs less than gathering embeddings
 TABLE = 1 << 22  # ids in a table: 16 MiB
 IJB_FAR = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -94,7 +95,8 @@ def pool(
     for begin in range(0, count, ROWS):
         here = slice(begin, begin + ROWS)
         block = as_array(vectors[order[here] if rows is None else rows[order[here]]]).astype(np.float64)
-        block = _weighted(block, keep_norm, None if weight is None else weight[here]) * share[here, None]
+        block = _weighted(block, keep_norm, None if weight is None else weight[here])
+        block *= share[here, None]
         starts = np.flatnonzero(np.diff(slot[here], prepend=-1))
         totals[slot[here][starts]] += np.add.reduceat(block, starts, axis=0)
     return unique, unit_rows(totals, copy=False)
@@ -233,8 +235,11 @@ class Ranked:
 
 
 def _weighted(block: np.ndarray, keep_norm: bool, weight: np.ndarray | None) -> np.ndarray:
-    block = block if keep_norm else unit_rows(block)
-    return block if weight is None else block * np.asarray(weight, np.float64)[:, None]
+    """The block, float64, itself."""
+    block = block if keep_norm else unit_rows(block, copy=False)
+    if weight is not None:
+        block *= np.asarray(weight, np.float64)[:, None]
+    return block
 
 
 def _by_product(
@@ -242,15 +247,19 @@ def _by_product(
 ) -> np.ndarray:
     """Cosines of pairs, of which there are nearly as many as combinations of the rows that occur on each side."""
     scores = np.empty(len(first), templates.dtype)
-    order = np.argsort(first, kind="stable")
-    begin = np.searchsorted(first[order], firsts)
-    ends = np.append(begin, len(first))
-    column = np.zeros(len(templates), np.int32)
-    column[seconds] = np.arange(len(seconds), dtype=np.int32)
+    row, column = (np.zeros(len(templates), np.int32) for _ in range(2))
+    row[firsts], column[seconds] = np.arange(len(firsts)), np.arange(len(seconds))
+    starts = range(0, len(firsts), FIRSTS)
+    group = (row[first] // FIRSTS).astype(np.min_scalar_type(len(starts)))
+    order = np.argsort(group, kind="stable")  # numbers of 16 bits are counted: a tenth of the time of a sort
+    ends = [0, *np.cumsum(np.bincount(group, minlength=len(starts))).tolist()]
     others = templates[seconds].T
-    for n in range(0, len(firsts), FIRSTS):
-        rows = firsts[n : n + FIRSTS]
-        pairs = order[ends[n] : ends[min(n + FIRSTS, len(firsts))]]
-        block = templates[rows] @ others
-        scores[pairs] = block[np.searchsorted(rows, first[pairs]), column[second[pairs]]]
+    room = np.empty((min(FIRSTS, len(firsts)), len(seconds)), templates.dtype)
+    for n, start in enumerate(starts):
+        chosen = firsts[start : start + FIRSTS]
+        block = np.matmul(templates[chosen], others, out=room[: len(chosen)])
+        for begin in range(ends[n], ends[n + 1], PAIRS):
+            pairs = order[begin : min(begin + PAIRS, ends[n + 1])]
+            at = (row[first[pairs]] - start).astype(np.int64) * len(seconds) + column[second[pairs]]
+            scores[pairs] = block.ravel()[at]
     return scores

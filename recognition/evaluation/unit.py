@@ -10,6 +10,7 @@ from torch import Tensor
 from recognition.evaluation.verification import unit_rows
 
 CHUNK = 2**22  # numbers in float64 at once: 32 MiB
+CPU_CHUNK = 2**16  # on a CPU: what stays in the cache of a core takes half the time
 
 
 def unit_float32(embeddings: ArrayLike | Tensor, rows: np.ndarray | None = None) -> Tensor:
@@ -25,7 +26,7 @@ def unit_float32(embeddings: ArrayLike | Tensor, rows: np.ndarray | None = None)
     count = len(whole) if chosen is None else len(chosen)
     unit = torch.empty(count, whole.shape[1], device=whole.device)
     length = torch.empty(count, dtype=torch.float64, device=whole.device)
-    step = max(1, CHUNK // max(1, whole.shape[1]))
+    step = max(1, (CPU_CHUNK if whole.device.type == "cpu" else CHUNK) // max(1, whole.shape[1]))
     for begin in range(0, count, step):
         some = slice(begin, begin + step)
         part = (whole[some] if chosen is None else whole[chosen[some]]).double()

@@ -106,7 +106,7 @@ def verify_scores(
     if rule not in RULES:
         raise ValueError(f"unknown rule '{rule}' of verification (have: {', '.join(RULES)})")
     names, fold = check_folds(folds, same)
-    threshold = np.array([_threshold(scores, same, fold != f, rule) for f in range(len(names))])
+    threshold = _thresholds(scores, same, fold, rule)
     if rule == "exact":
         accepted = (scores >= threshold[fold]) & (scores != MISSED)
     else:
@@ -130,7 +130,7 @@ def verify_scores(
         **curve(scores, same, far),
     }
     if rule == "arcface_torch":
-        val = np.array([_val(2 - 2 * scores, same, fold != f) for f in range(len(names))])
+        val = _vals(2 - 2 * scores, same, fold)
         result |= {
             "val": float(val[:, 0].mean()),
             "val_std": float(val[:, 0].std()),
@@ -194,23 +194,36 @@ def _of_one_kind(fold: np.ndarray, same: np.ndarray) -> np.ndarray:
     return np.flatnonzero((genuine == 0) | (genuine == pairs))
 
 
-def _threshold(scores: np.ndarray, same: np.ndarray, chosen: np.ndarray, rule: str) -> float:
-    """The threshold that is best on the chosen pairs: a score for "exact", the rule's distance for the others."""
-    scores, same = scores[chosen], same[chosen]
+def _thresholds(scores: np.ndarray, same: np.ndarray, fold: np.ndarray, rule: str) -> np.ndarray:
+    """(F,) for each fold the threshold that is best on the others: a score for "exact", else the rule's distance."""
+    folds = range(int(fold.max()) + 1)
     if rule == "exact":
-        steps, genuine, impostors = _sweep(scores, same)
-        return float(steps[::-1][np.argmax((genuine - impostors)[::-1])])  # from lax to strict: the lowest best one
+        ranked = [values[_falling(scores)] for values in (scores, same, fold)]  # one sort for all folds
+        return np.array([_lowest_best(*(values[ranked[2] != f] for values in ranked[:2])) for f in folds])
     a, b = DISTANCE[rule]
-    if rule == "epfl":
-        seen = scores[scores != MISSED] if (scores != MISSED).any() else scores
+    distance = np.where(scores == MISSED, np.inf, a - b * scores)
+    if rule != "epfl":
+        grid = np.arange(0, 4, 0.01) if rule == "arcface_torch" else np.arange(0, 2, 0.001)
+        genuine, impostors = _closer(distance, same, fold, grid)
+        return grid[np.argmax(genuine - impostors, 1)]
+    found = []
+    for f in folds:
+        chosen = fold != f
+        seen = scores[chosen & (scores != MISSED)]
+        seen = seen if len(seen) else scores[chosen]
         lowest = seen.min()
         grid = a - b * (lowest + (seen.max() - lowest) / 1000 * np.arange(1, 1001))
-    else:
-        grid = np.arange(0, 4, 0.01) if rule == "arcface_torch" else np.arange(0, 2, 0.001)
-    genuine, impostors = _below(np.where(scores == MISSED, np.inf, a - b * scores), same, grid)
-    if rule == "epfl":  # TAR - FAR, in whole numbers: rounding would choose among equals
-        genuine, impostors = genuine * int((~same).sum()), impostors * int(same.sum())
-    return float(grid[np.argmax(genuine - impostors)])
+        alike = [chosen & same, chosen & ~same]
+        genuine, impostors = (np.searchsorted(np.sort(distance[kind]), grid) for kind in alike)
+        # TAR - FAR, in whole numbers: rounding would choose among equals
+        found.append(grid[np.argmax(genuine * int(alike[1].sum()) - impostors * int(alike[0].sum()))])
+    return np.array(found)
+
+
+def _lowest_best(ranked: np.ndarray, same: np.ndarray) -> float:
+    """The threshold at which most pairs are right, of several the lowest; scores falling, without MISSED."""
+    steps, genuine, impostors = _steps(ranked, same)
+    return float(steps[::-1][np.argmax((genuine - impostors)[::-1])])  # from lax to strict
 
 
 def _sweep(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -218,34 +231,55 @@ def _sweep(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
     The first threshold lies above every score, so that nothing passes; then come all distinct scores but MISSED.
     """
-    scores, same = scores[scores != MISSED], same[scores != MISSED]
-    if not len(scores):
-        return np.array([np.nextafter(MISSED, np.inf)]), np.zeros(1, np.int64), np.zeros(1, np.int64)
+    order = _falling(scores)
+    return _steps(scores[order], same[order])
+
+
+def _falling(scores: np.ndarray) -> np.ndarray:
+    """Positions of the scores from the highest on; those at MISSED are left out."""
     order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
+    return order[scores[order] != MISSED]
+
+
+def _steps(ranked: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What _sweep says, of falling scores without MISSED."""
+    if not len(ranked):
+        return np.array([np.nextafter(MISSED, np.inf)]), np.zeros(1, np.int64), np.zeros(1, np.int64)
     last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of each run of equal scores
-    genuine = np.cumsum(same[order])[last]
+    genuine = np.cumsum(same)[last]
     steps = np.append(np.nextafter(ranked[0], np.inf), ranked[last])
     return steps, np.append(0, genuine), np.append(0, last + 1 - genuine)
 
 
-def _below(distance: np.ndarray, same: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Genuine and impostor pairs closer than each value of the grid."""
-    return np.searchsorted(np.sort(distance[same]), grid), np.searchsorted(np.sort(distance[~same]), grid)
+def _closer(
+    distance: np.ndarray, same: np.ndarray, fold: np.ndarray, grid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Genuine and impostor pairs closer than each value of the grid in all folds but one: (F, len(grid)) int64 each."""
+    place = np.searchsorted(grid, distance, side="right") + fold * (len(grid) + 1)
+    shape = int(fold.max()) + 1, len(grid) + 1
+    found = []
+    for kind in (same, ~same):
+        table = np.bincount(place[kind], minlength=shape[0] * shape[1]).reshape(shape)[:, :-1].cumsum(1)
+        found.append(table.sum(0) - table)
+    return found[0], found[1]
 
 
-def _val(distance: np.ndarray, same: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
-    """TAR and FAR on the pairs not chosen, at the distance where the chosen ones have FAR 1e-3 (arcface_torch).
+def _vals(distance: np.ndarray, same: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """(F, 2) TAR and FAR of each fold, at the distance where the other folds have FAR 1e-3 (arcface_torch).
 
     With numpy's linear interpolation, which defines what scipy's does not: repeated FARs.
     """
     grid, target = np.arange(0, 4, 0.001), 1e-3
-    _, impostors = _below(distance[chosen], same[chosen], grid)
-    far = impostors / (~same[chosen]).sum()
-    threshold = np.interp(target, far, grid) if far.max() >= target else 0.0
-    held = ~chosen
-    passed = distance[held] < threshold
-    return passed[same[held]].mean(), passed[~same[held]].mean()
+    _, impostors = _closer(distance, same, fold, grid)
+    strangers = np.bincount(fold, ~same)
+    found = []
+    for f, accepted in enumerate(impostors):
+        far = accepted / (strangers.sum() - strangers[f])
+        threshold = np.interp(target, far, grid) if far.max() >= target else 0.0
+        held = fold == f
+        passed, alike = distance[held] < threshold, same[held]
+        found.append((passed[alike].mean(), passed[~alike].mean()))
+    return np.array(found)
 
 
 def curve(scores: np.ndarray, same: np.ndarray, far: Sequence[float]) -> dict:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import sparse
 
 BLOCK = 1 << 20  # weights held at once: 8 MiB
 DENSE = 4096  # groups up to which pairs are counted in a full table, of 128 MiB at most
@@ -69,7 +69,7 @@ class Drawn:
             self._between = table.reshape(groups, groups)
         else:
             rows, columns = (np.concatenate(side) for side in zip(*apart, strict=True)) if apart else (first, second)
-            self._between = sparse.coo_matrix((np.ones(len(rows)), (rows, columns)), (groups, groups)).tocsr()
+            self._between = scipy.sparse.coo_matrix((np.ones(len(rows)), (rows, columns)), (groups, groups)).tocsr()
 
     def total(self, counts: np.ndarray) -> np.ndarray:
         """Weight of all pairs, (r,). counts: (groups, r) float64, how often each group was drawn."""
@@ -97,7 +97,7 @@ class Summed:
         inside = first == second
         self._inside = np.bincount(first[inside], values[inside], minlength=groups)
         apart = (values[~inside], (first[~inside], second[~inside]))
-        self._between = sparse.coo_matrix(apart, (groups, groups)).tocsr()
+        self._between = scipy.sparse.coo_matrix(apart, (groups, groups)).tocsr()
 
     def total(self, counts: np.ndarray) -> np.ndarray:
         """The sum in each resample, (r,). counts: (groups, r) float64, how often each group was drawn."""

@@ -6,13 +6,10 @@ does not give the same embeddings is refused. Nothing in the file is run but its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from recognition.backbones import BACKBONES
 from recognition.from_onnx.compare import Agreement, check_size, compare
@@ -22,10 +19,9 @@ from recognition.from_onnx.parts import Affine, Graph
 from recognition.from_onnx.running import embeddings
 from recognition.pickled import shown
 from recognition.types import COLOUR_ORDER
-from recognition.weights import load_strictly
+from recognition.weights import load_strictly, without_memory
 
 DIGITS = 9  # of an image range: what is left is rounding
-FILLED = ("normal_", "uniform_", "trunc_normal_")
 Card = dict[str, object]
 
 
@@ -44,17 +40,20 @@ class FromOnnx:
     card: Card = field(default_factory=dict)
 
 
-def read_onnx(path: str | Path, name: str | None = None) -> FromOnnx:
+def read_onnx(path: str | Path, name: str | None = None, colour_order: str = "") -> FromOnnx:
     """The backbone whose graph it is, by our names, once its embeddings are onnxruntime's.
 
-    name: of the backbone; None to find it. ValueError with a sentence where the file is no graph of one picture to one
-    embedding, where no backbone has its layers (naming the nearest), and with the figures where they disagree.
+    name: of the backbone; None to find it. colour_order: known better than the file tells it; "" = by the file.
+    ValueError with a sentence where the file is no graph of one picture to one embedding, where no backbone has its
+    layers (naming the nearest), and with the figures where they disagree.
     """
     path = Path(path)
     model, content = load(path)
     graph = read_graph(model, path)
     del model  # of the size of the file, as is each of what follows
     _refuse_gates(graph, path)
+    if colour_order:
+        graph.metadata["colour_order"] = colour_order
     if not graph.layers or graph.picture is None:
         raise ValueError(f"{path}: holds no layers with weights of their own")
     size = next((len(one.values["weight"]) for one in reversed(graph.layers) if one.kind == "linear"), 0)
@@ -62,7 +61,7 @@ def read_onnx(path: str | Path, name: str | None = None) -> FromOnnx:
     for candidate in [name] if name else BACKBONES.names():
         for arguments in _choices(candidate, size):
             try:
-                with torch.device("meta"), _Unfilled():
+                with without_memory():
                     laid_out = BACKBONES.create(candidate, **arguments)
                 if name is None and (found := share(laid_out, graph)) < 1:
                     raise Differs(found, f"{found:.0%} of the shapes of convolutions and projections are the same")
@@ -86,18 +85,6 @@ def read_onnx(path: str | Path, name: str | None = None) -> FromOnnx:
         raise ValueError(f"{path}: {disagreed}")
     hint = "; an adapter inside is merged first, tools/merge_adapter.py" if "lrface_version" in graph.metadata else ""
     raise ValueError(f"{path}: fits no backbone; the nearest is {nearest}{hint}")
-
-
-class _Unfilled(TorchFunctionMode):
-    """Draws no weights: on the meta device they are none, and looking at all backbones would take 12 s instead of 2."""
-
-    def __torch_function__(
-        self, function: Callable, types: object, args: tuple = (), kwargs: Mapping[str, object] | None = None
-    ) -> object:
-        kwargs = kwargs or {}
-        if getattr(function, "__module__", "") == nn.init.__name__ or getattr(function, "__name__", "") in FILLED:
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **kwargs)
 
 
 def _refuse_gates(graph: Graph, path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from recognition.from_onnx.operators import Values
 from recognition.from_onnx.parts import Graph
 from recognition.from_onnx.reader import Reader
+from recognition.from_onnx.spelt_out import join_prelu
 from recognition.pickled import shown
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ def read_graph(model: onnx.ModelProto, path: Path) -> Graph:
         raise ValueError(f"{path}: takes {kind} pictures; export with float32 inputs")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     shape = tuple(side.dim_value or None for side in inputs[0].type.tensor_type.shape.dim)
-    reader = Reader(path, inputs[0].name, _constants(model, path))
+    constants = _constants(model, path)
+    join_prelu(model, constants)
+    reader = Reader(path, inputs[0].name, constants)
     for node in _in_order(model, outputs[0].name, path):
         if node.domain not in DOMAINS or node.op_type in BRANCHING or node.op_type.startswith(QUANTISED):
             what = "is quantised" if node.op_type.startswith(QUANTISED) else f"has an operator {node.op_type}"

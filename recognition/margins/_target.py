@@ -17,40 +17,50 @@ SMALLEST_SINE = 1e-3
 Edit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def with_target(cosine: Tensor, label: Tensor, scale: float, edit: Edit) -> Tensor:
+def with_target(cosine: Tensor, label: Tensor, scale: float, edit: Edit, in_place: bool = False) -> Tensor:
     """scale * cosine, but for the target column of each row, whose value and gradient `edit` gives.
 
     cosine: (N, classes) in [-1, 1], any float dtype. label: (N,) column of the target, -1 = no target in this row.
     edit(target (P,), rows (P,)) -> (value (P,), slope (P,)): from the target cosines, without gradient, and the rows
     they stand in, the target's value before scaling and its derivative by the cosine. A gradient of `value` by
     something else, a norm or a parameter, flows.
+    in_place: write the logits into the cosines' memory and their gradient into its own, which nobody else looks at.
     Returns (N, classes) float32 logits (float64 for float64 cosines). Costs one buffer of that size, keeps none.
     """
     cosine = cosine.to(torch.promote_types(cosine.dtype, torch.float32))
     rows = (label >= 0).nonzero().squeeze(1)
     columns = label[rows]
     value, slope = edit(cosine.detach()[rows, columns].clamp(-1.0, 1.0), rows)
-    return _WithTarget.apply(cosine, value, slope.detach(), rows, columns, scale)
+    return _WithTarget.apply(cosine, value, slope.detach(), rows, columns, scale, in_place)
 
 
 class _WithTarget(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, cosine: Tensor, value: Tensor, slope: Tensor, rows: Tensor, columns: Tensor, scale: float
+        ctx,
+        cosine: Tensor,
+        value: Tensor,
+        slope: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        scale: float,
+        in_place: bool,
     ) -> Tensor:
-        ctx.scale = scale
+        ctx.scale, ctx.in_place = scale, in_place
         ctx.save_for_backward(slope, rows, columns)
-        logits = cosine * scale
+        if in_place:
+            ctx.mark_dirty(cosine)
+        logits = cosine.mul_(scale) if in_place else cosine * scale
         logits[rows, columns] = value * scale
         return logits
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         slope, rows, columns = ctx.saved_tensors
-        scaled = gradient * ctx.scale
+        scaled = gradient.mul_(ctx.scale) if ctx.in_place else gradient * ctx.scale
         of_target = scaled[rows, columns]
         scaled[rows, columns] = of_target * slope
-        return scaled, of_target, None, None, None, None
+        return scaled, of_target, None, None, None, None, None
 
 
 def angular(target: Tensor, m1: float, m2: float | Tensor, m3: float) -> tuple[Tensor, Tensor]:
@@ -87,19 +97,26 @@ def clipped(target: Tensor, angle: Tensor, additive: float | Tensor, edge: float
 
 
 def with_clipped(
-    cosine: Tensor, label: Tensor, scale: float, angle: Tensor, additive: Tensor, edge: float, exact: bool = True
+    cosine: Tensor,
+    label: Tensor,
+    scale: float,
+    angle: Tensor,
+    additive: Tensor,
+    edge: float,
+    exact: bool = True,
+    in_place: bool = False,
 ) -> Tensor:
     """Logits whose target column is scale * (cos(clip(theta + angle)) - additive), see `clipped`.
 
     angle: (N,) radians. additive: (N,) in units of the cosine. exact: with the gradient of that, else straight-through,
-    scale for every column. Returns as with_target.
+    scale for every column. in_place, and what it returns: as with_target.
     """
 
     def edit(target: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         value, slope = clipped(target, angle[rows], additive[rows], edge)
         return value, slope if exact else torch.ones_like(slope)
 
-    return with_target(cosine, label, scale, edit)
+    return with_target(cosine, label, scale, edit, in_place)
 
 
 def targets_of_all(cosine: Tensor, label: Tensor) -> Tensor:

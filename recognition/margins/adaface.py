@@ -34,6 +34,8 @@ class AdaFace(nn.Module):
     Unlike head.py, only the target's cosine is clipped: a wrong class at cosine 1 keeps its gradient.
     """
 
+    in_place = True
+
     def __init__(
         self, margin: float = 0.4, concentration: float = 0.333, scale: float = 64.0, momentum: float = 0.01
     ) -> None:
@@ -53,7 +55,7 @@ class AdaFace(nn.Module):
             self._move(norm)
         z = (self.concentration * (norm - self.mean) / (self.deviation + EDGE)).clamp(-1.0, 1.0)
         angle, additive = -self.margin * z, self.margin * (1 + z)
-        return with_clipped(cosine, label, self.scale, angle, additive, EDGE)
+        return with_clipped(cosine, label, self.scale, angle, additive, EDGE, in_place=context.disposable)
 
     def _move(self, norm: Tensor) -> None:
         self.mean.lerp_(norm.mean().to(self.mean.dtype), self.momentum)

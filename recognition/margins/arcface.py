@@ -27,6 +27,8 @@ class ArcFace(nn.Module):
     follows the value and pushes away.
     """
 
+    in_place = True
+
     def __init__(
         self,
         margin: float = 0.5,
@@ -41,7 +43,7 @@ class ArcFace(nn.Module):
 
     def forward(self, cosine: Tensor, label: Tensor, context: MarginContext) -> Tensor:
         """cosine: (N, classes) in [-1, 1]. label: (N,) target column or -1. Returns (N, classes) float32 logits."""
-        return with_target(cosine, label, self.scale, self._target)
+        return with_target(cosine, label, self.scale, self._target, context.disposable)
 
     def _target(self, target: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         value, slope = angular(target, 1.0, self.margin, 0.0)

@@ -24,6 +24,8 @@ class Combined(nn.Module):
         m1 = 1 and m3 = 0; CosFace with m3, m1 and m2 ignored, where m3 > 0; anything else is a ValueError.
     """
 
+    in_place = True
+
     def __init__(
         self,
         m1: float = 1.0,
@@ -50,7 +52,7 @@ class Combined(nn.Module):
 
     def forward(self, cosine: Tensor, label: Tensor, context: MarginContext) -> Tensor:
         """cosine: (N, classes) in [-1, 1]. label: (N,) target column or -1. Returns (N, classes) float32 logits."""
-        return with_target(cosine, label, self.scale, self._target)
+        return with_target(cosine, label, self.scale, self._target, context.disposable)
 
     def _target(self, target: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         value, slope = angular(target, self.m1, self.m2, self.m3)

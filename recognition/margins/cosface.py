@@ -18,6 +18,8 @@ class CosFace(nn.Module):
     margin: in units of the cosine. The default is arcface_torch's; the paper has 0.35.
     """
 
+    in_place = True
+
     def __init__(self, margin: float = 0.4, scale: float = 64.0) -> None:
         super().__init__()
         check_margin("margin", margin, 0.0, 2.0)
@@ -26,7 +28,7 @@ class CosFace(nn.Module):
 
     def forward(self, cosine: Tensor, label: Tensor, context: MarginContext) -> Tensor:
         """cosine: (N, classes) in [-1, 1]. label: (N,) target column or -1. Returns (N, classes) float32 logits."""
-        return with_target(cosine, label, self.scale, self._target)
+        return with_target(cosine, label, self.scale, self._target, context.disposable)
 
     def _target(self, target: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         return target - self.margin, torch.ones_like(target)

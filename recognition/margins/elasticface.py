@@ -32,6 +32,8 @@ class ElasticFace(nn.Module):
     it pushes away (see arcface).
     """
 
+    in_place = True
+
     def __init__(
         self,
         base: Literal["arc", "cos"] = "arc",
@@ -66,7 +68,9 @@ class ElasticFace(nn.Module):
             hardest_last = targets_of_all(cosine, label).argsort(descending=True, stable=True)
             margin = margin.sort().values
             margin = margin[hardest_last] if self.legacy_plus else margin[hardest_last.argsort()]
-        return with_target(cosine, label, self.scale, lambda target, rows: self._target(target, margin[rows]))
+        return with_target(
+            cosine, label, self.scale, lambda target, rows: self._target(target, margin[rows]), context.disposable
+        )
 
     def _target(self, target: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
         if self.base == "cos":

@@ -39,6 +39,8 @@ class LaplacianMargin(nn.Module):
 
     fields: tuple[str, ...] = ()
 
+    in_place = True
+
     def __init__(
         self,
         approach: Literal["laplacian", "level"] = "laplacian",
@@ -89,7 +91,9 @@ class LaplacianMargin(nn.Module):
             raise RuntimeError("margin 'laplacian_margin' needs what its measure(batch) finds: give measured=...")
         margin = self._margin(context.measured)
         exact = self.gradient == "exact"
-        return with_clipped(cosine, label, self.scale, margin, torch.zeros_like(margin), EDGE, exact)
+        return with_clipped(
+            cosine, label, self.scale, margin, torch.zeros_like(margin), EDGE, exact, in_place=context.disposable
+        )
 
     def _margin(self, measured: Tensor) -> Tensor:
         if self.approach == "level":

@@ -29,6 +29,8 @@ class MagFace(nn.Module):
     where nothing moves them: the scorer `feature_norm` tells them, set norms accordingly.
     """
 
+    in_place = True
+
     def __init__(
         self,
         norms: tuple[float, float] = (10.0, 110.0),
@@ -51,7 +53,9 @@ class MagFace(nn.Module):
         """cosine: (N, classes) in [-1, 1]. label: (N,) target column or -1. Returns (N, classes) float32 logits."""
         (low, high), (smallest, largest) = self.norms, self.margins
         margin = smallest + (largest - smallest) / (high - low) * (self._norm(context) - low)
-        return with_target(cosine, label, self.scale, lambda target, rows: self._target(target, margin[rows]))
+        return with_target(
+            cosine, label, self.scale, lambda target, rows: self._target(target, margin[rows]), context.disposable
+        )
 
     def extra(self, context: MarginContext) -> Tensor:
         """lambda_g * mean of g over the global batch, ()."""

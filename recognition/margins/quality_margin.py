@@ -31,6 +31,8 @@ class QualityMargin(nn.Module):
 
     needs_gate = True
 
+    in_place = True
+
     def __init__(
         self,
         angular: tuple[float, float] = (0.4, -0.4),
@@ -53,4 +55,6 @@ class QualityMargin(nn.Module):
         if context.gate is None:
             raise RuntimeError("margin 'quality_margin' needs a gate for each image: give the classifier gate=...")
         angle, additive = (at_0 + (at_1 - at_0) * context.gate for at_0, at_1 in (self.angular, self.additive))
-        return with_clipped(cosine, label, self.scale, angle, additive, EDGE, self.gradient == "exact")
+        return with_clipped(
+            cosine, label, self.scale, angle, additive, EDGE, self.gradient == "exact", in_place=context.disposable
+        )

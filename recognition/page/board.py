@@ -8,17 +8,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 from google.protobuf import text_format
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from recognition.data.decode import decode
 from recognition.data.degrade import low_res
@@ -35,9 +33,13 @@ from recognition.page.runs import WHENS, Run
 from recognition.runs import load_run
 from recognition.types import IMAGE_SIZE
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 Results = Mapping[str, Mapping[str, dict]]
 
-Draw = Callable[[Axes | None, str, dict], bool]  # None: only tell whether there is something to draw
+Draw = Callable[["Axes | None", str, dict], bool]  # None: only tell whether there is something to draw
 
 CONFIG = "projector_config.pbtxt"
 FACES = 200  # of each resolution in the projector, at most
@@ -94,6 +96,8 @@ def add_to_logs(run: Run, world: World, *, faces: bool = True) -> list[str]:
 
     ValueError for a run without results.
     """
+    from torch.utils.tensorboard import SummaryWriter
+
     results = {when: run.results[when] for when in WHENS if when in run.results}
     if not results:
         raise ValueError(f"{run.path} holds no results to draw; `python tools/evaluate.py {run.path}` makes some")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from recognition import distributed
+from recognition.partial_fc.blocks import Memory
 from recognition.partial_fc.centres import check_centres, class_range, draw_centres
 from recognition.partial_fc.functions import (
     SMALLEST_NORM,
@@ -107,6 +108,7 @@ class PartialFC(nn.Module):
         self.sampled_rows: Tensor | None = None
         self.log_total: Tensor | None = None
         self._update: RowUpdate | None = None
+        self._memory = Memory()  # logits and their gradient, the gradient of the centres
 
     def forward(
         self,
@@ -144,7 +146,15 @@ class PartialFC(nn.Module):
             column = self._columns(label, rows)
             generator = torch.Generator().manual_seed(mix(self.seed, step, micro_step, OF_MARGIN))
             context = MarginContext(
-                norm, score, generator, self.class_start, self.num_classes, label, gate=gate, measured=measured
+                norm,
+                score,
+                generator,
+                self.class_start,
+                self.num_classes,
+                label,
+                gate=gate,
+                measured=measured,
+                disposable=self.in_place(),
             )
             unit = embedding / norm.clamp_min(SMALLEST_NORM)
             return self._reduce(self._logits(unit, rows, column, context), column, context)
@@ -169,8 +179,9 @@ class PartialFC(nn.Module):
     def bind(self, optimizer: Optimizer) -> None:
         """Make `optimizer` update the sampled classes only: momentum, moments and weight decay of the others rest.
 
-        Call it once after building the optimizer; nothing happens at sample_rate 1. Works with any torch optimizer
-        whose state has the weight's shape or is a scalar (SGD, AdamW), with gradient scalers and with accumulation.
+        Call it once after building the optimizer. At sample_rate 1, where all classes move, it may be left out, and
+        makes SGD's step cheaper, see row_update.RowUpdate. Works with any torch optimizer whose state has the weight's
+        shape or is a scalar (SGD, AdamW), with gradient scalers and with accumulation.
         Outside optimizer.step(), weight and optimizer.state[weight] are those of all local classes, the latter sparse
         tensors where state is "sampled"; weight.grad is a sparse tensor of the sampled rows. AdamW's step count is one
         for all classes, as in arcface_torch.
@@ -183,7 +194,9 @@ class PartialFC(nn.Module):
             )
         if self._update is not None:
             self._update.remove()
-        self._update = RowUpdate(self.weight, optimizer, self.state == "sampled") if self.sample_rate < 1 else None
+        held = any(parameter is self.weight for group in optimizer.param_groups for parameter in group["params"])
+        wanted = held or self.sample_rate < 1
+        self._update = RowUpdate(self.weight, optimizer, self.state == "sampled") if wanted else None
 
     def tensors(self, optimizer: Optimizer | None = None) -> dict[str, Tensor]:
         """What has one row per local class: "weight" and the optimizer's state of it by name.
@@ -232,7 +245,7 @@ class PartialFC(nn.Module):
 
     def _logits(self, unit: Tensor, rows: Tensor | None, column: Tensor, context: MarginContext) -> Tensor:
         """(N, n) of this process: cosines, what filtering leaves of them, the margin."""
-        cosine = Cosine.apply(unit, self.weight, rows, self.precision == "bf16")
+        cosine = Cosine.apply(unit, self.weight, rows, self.precision == "bf16", self._memory)
         if not self.filter_threshold:
             return self.margin(cosine, column, context)
         high = cosine.detach() > self.filter_threshold
@@ -245,11 +258,16 @@ class PartialFC(nn.Module):
     def _own_reduction(self) -> bool:
         return getattr(self.margin, "reduce", None) is not None
 
+    def in_place(self) -> bool:
+        """Whether the margin says so itself; a subclass with a forward() of its own may look at both again."""
+        speaks = next(kind for kind in type(self.margin).__mro__ if "forward" in vars(kind))
+        return bool(vars(speaks).get("in_place")) and not self._own_reduction()
+
     def _reduce(self, logits: Tensor, column: Tensor, context: MarginContext) -> Tensor:
         if self._own_reduction():
             losses, self.log_total = self.margin.reduce(logits, column, context), None
         else:
-            losses, self.log_total = SoftmaxCrossEntropy.apply(logits, column)
+            losses, self.log_total = SoftmaxCrossEntropy.apply(logits, column, self.in_place(), self._memory)
         weigh = getattr(self.margin, "weigh", None)
         loss = (weigh(losses, context) if weigh else losses).mean()
         extra = getattr(self.margin, "extra", None)

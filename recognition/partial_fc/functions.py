@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recognition import distributed
+from recognition.partial_fc.blocks import Memory, images_at_once, row_blocks, rows_at_once
 
 SMALLEST_NORM = 1e-12
-ROWS_AT_ONCE = 4096  # of a gradient: 8 MiB of 512 columns, in place of a second matrix of its size
 
 
 def sum_over_processes(gradient: Tensor) -> Tensor:
@@ -49,56 +49,64 @@ def _bf16_on_cpu() -> Iterator[None]:
         settings.fp32_precision = before
 
 
-def multiply(left: Tensor, right: Tensor, low: bool) -> Tensor:
+def multiply(left: Tensor, right: Tensor, low: bool, out: Tensor | None = None) -> Tensor:
     """left @ right. low: float32 factors are rounded to bf16 and their products summed in float32, the result's dtype.
 
-    A CPU without bf16 instructions multiplies in float32 instead. float64 is never rounded.
+    A CPU without bf16 instructions multiplies in float32 instead. float64 is never rounded. out: where to write it.
     """
     if not low or left.dtype != torch.float32:
-        return left @ right
+        return torch.mm(left, right, out=out)
     if left.is_cuda:
-        return torch.mm(left.bfloat16(), right.bfloat16(), out_dtype=torch.float32)
+        product = torch.mm(left.bfloat16(), right.bfloat16(), out_dtype=torch.float32)
+        return product if out is None else out.copy_(product)
     with _bf16_on_cpu():
-        return left @ right
+        return torch.mm(left, right, out=out)
 
 
 class Cosine(torch.autograd.Function):
     """Unit embeddings (N, D) against the rows of weight (C, D) that take part -> cosines (N, n), rounded into [-1, 1].
 
     One function, because autograd's own chain keeps the raw and the unit sub-matrix and makes a dense gradient of all
-    rows: this keeps the unit rows only, and the gradient is sparse where rows are sampled. Rounding beyond +-1 is cut
-    off with gradient 1, as it is no saturation. low: see multiply(); of its three products.
+    rows: this keeps one norm per row, and the gradient is sparse where rows are sampled. It goes by blocks of rows that
+    stay in a core's cache from their gathering to their last use, multiplies them as they are and divides the products
+    by their norms. Rounding beyond +-1 is cut off with gradient 1, as it is no saturation. low: see multiply(); of its
+    three products.
     """
 
     @staticmethod
-    def forward(ctx, unit: Tensor, weight: Tensor, rows: Tensor | None, low: bool) -> Tensor:
-        centres = (weight.detach() if rows is None else weight.detach().index_select(0, rows)).to(unit.dtype)
-        norm = torch.linalg.vector_norm(centres, dim=1, keepdim=True).clamp_min_(SMALLEST_NORM)
-        centres = centres / norm if rows is None else centres.div_(norm)
-        ctx.save_for_backward(unit, centres, norm, rows)
-        ctx.shape, ctx.dtype, ctx.low = weight.shape, weight.dtype, low
-        return multiply(unit, centres.T, low).clamp_(-1.0, 1.0)
+    def forward(ctx, unit: Tensor, weight: Tensor, rows: Tensor | None, low: bool, memory: Memory) -> Tensor:
+        count = len(weight) if rows is None else len(rows)
+        cosine, norm = memory.empty((len(unit), count), unit), unit.new_empty(count)
+        for part, centres in row_blocks(weight.detach(), rows, unit.dtype):
+            length = torch.linalg.vector_norm(centres, dim=1, out=norm[part]).clamp_min_(SMALLEST_NORM)
+            multiply(unit, centres.T, low, out=cosine[:, part])
+            cosine[:, part].div_(length).clamp_(-1.0, 1.0)
+        ctx.save_for_backward(unit, weight, norm, rows)
+        ctx.low, ctx.memory = low, memory
+        return cosine
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        unit, centres, norm, rows = ctx.saved_tensors
-        of_unit = of_weight = None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        unit, weight, norm, rows = ctx.saved_tensors
+        of_unit = torch.zeros_like(unit) if ctx.needs_input_grad[0] else None
+        of_weight = ctx.memory.empty((len(norm), unit.shape[1]), unit) if ctx.needs_input_grad[1] else None
+        products = unit.new_empty(min(len(norm), rows_at_once(weight)), unit.shape[1])  # used again by every block
         with torch.autocast(gradient.device.type, enabled=False):
-            if ctx.needs_input_grad[0]:
-                of_unit = multiply(gradient, centres, ctx.low)
-            if ctx.needs_input_grad[1]:
-                of_weight = multiply(gradient.T, unit, ctx.low)
-                for part, unit_rows, length in zip(
-                    *(t.split(ROWS_AT_ONCE) for t in (of_weight, centres, norm)), strict=True
-                ):
-                    radial = torch.linalg.vecdot(part, unit_rows).unsqueeze(1)
-                    part.addcmul_(unit_rows, radial, value=-1.0).div_(length)
-                of_weight = of_weight.to(ctx.dtype)
-                if rows is not None:
-                    of_weight = torch.sparse_coo_tensor(
-                        rows[None], of_weight, ctx.shape, is_coalesced=True, check_invariants=False
-                    )
-        return of_unit, of_weight, None, None
+            for part, centres in row_blocks(weight.detach(), rows, unit.dtype):
+                divided = gradient[:, part] / norm[part]
+                if of_unit is not None:
+                    of_unit += multiply(divided, centres, ctx.low)
+                if of_weight is not None:
+                    piece = multiply(divided.T, unit, ctx.low, out=of_weight[part])
+                    radial = torch.mul(piece, centres, out=products[: len(piece)]).sum(1).div_(norm[part].square())
+                    piece.addcmul_(centres, radial[:, None], value=-1.0)
+        if of_weight is not None:
+            of_weight = of_weight.to(weight.dtype)
+            if rows is not None:
+                of_weight = torch.sparse_coo_tensor(
+                    rows[None], of_weight, weight.shape, is_coalesced=True, check_invariants=False
+                )
+        return of_unit, of_weight, None, None, None
 
 
 class SoftmaxCrossEntropy(torch.autograd.Function):
@@ -106,37 +114,47 @@ class SoftmaxCrossEntropy(torch.autograd.Function):
 
     losses (N,): exact by log-sum-exp. log_total (N,): the log of the sum of exp(logit), for losses that every process
     computes in full and alike; what is not used costs nothing. A logit of -inf takes no part, if its row has another.
-    Keeps one buffer of the logits' size, which becomes their gradient in backward.
+    Keeps one buffer of the logits' size, which becomes their gradient in backward. in_place: the logits' own memory,
+    which nobody must look at again; if something in the graph keeps it for backward, torch refuses the backward.
+    It goes by a few images at a time, whose logits stay in the cache from their maximum to their sum.
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        many = distributed.world_size() > 1
-        highest = logits.amax(1) if logits.shape[1] else logits.new_full((len(logits),), -torch.inf)
-        if many:
-            dist.all_reduce(highest, dist.ReduceOp.MAX)
-        share = logits - highest[:, None]
+    def forward(ctx, logits: Tensor, column: Tensor, in_place: bool, memory: Memory) -> tuple[Tensor, Tensor]:
         rows = (column >= 0).nonzero().squeeze(1)
         column = column[rows]
+        of_targets = logits[rows, column]
+        share = logits.detach() if in_place else memory.empty(logits.shape, logits)
+        peak, total = logits.new_full((len(logits),), -torch.inf), logits.new_zeros(len(logits))
+        at_once = images_at_once(logits)
+        parts = (values.split(at_once) for values in (logits.detach(), share, peak, total))
+        for part, of_share, high, of_total in zip(*parts, strict=True):
+            if logits.shape[1]:
+                torch.amax(part, 1, out=high)
+                torch.sub(part, high.clamp_min(torch.finfo(high.dtype).min)[:, None], out=of_share).exp_()
+                torch.sum(of_share, 1, out=of_total)
+        highest = peak
+        if distributed.world_size() > 1:
+            dist.all_reduce(highest := peak.clone(), dist.ReduceOp.MAX)
+        less = (peak - highest).exp_()  # this process's maximum is not that of all
         target = logits.new_zeros(len(logits))
-        target[rows] = share[rows, column]
-        both = torch.stack([target, share.exp_().sum(1)])
-        if many:
+        target[rows] = of_targets - highest[rows]
+        both = torch.stack([target, total.mul_(less)])
+        if distributed.world_size() > 1:
             dist.all_reduce(both)
         target, total = both
-        share.div_(total[:, None])
-        ctx.save_for_backward(share, rows, column)
+        ctx.save_for_backward(share, rows, column, less.div_(total))
         ctx.set_materialize_grads(False)
         log_total = total.log()
         return log_total - target, log_total + highest
 
     @staticmethod
-    def backward(ctx, of_losses: Tensor | None, of_log_total: Tensor | None) -> tuple[Tensor | None, None]:
-        share, rows, column = ctx.saved_tensors
+    def backward(ctx, of_losses: Tensor | None, of_log_total: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+        share, rows, column, factor = ctx.saved_tensors
         given = [gradient for gradient in (of_losses, of_log_total) if gradient is not None]
         if not given:
-            return None, None
-        share.mul_(sum(given)[:, None])  # a second backward through it is refused by torch's version check
+            return None, None, None, None
+        share.mul_((sum(given) * factor)[:, None])  # a second backward through it is refused by torch's version check
         if of_losses is not None:
             share[rows, column] -= of_losses[rows]
-        return share, None
+        return share, None, None, None

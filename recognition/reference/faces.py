@@ -171,21 +171,11 @@ def draw_forms() -> str:
         points = [at(score, gate) for score, gate in zip(scores.tolist(), gates.tolist(), strict=True)]
         y = top + 20 + 30 * number
         parts += [curve(points, kind, dashes), curve([(570, y), (606, y)], kind, dashes), text(616, y + 4, name)]
+    told = f"midpoint {section.midpoint}\nslope {section.slope}\n\nupright lines: scores of\none face at 7 .. 112 px"
     parts += [
         text(left + width / 2, top + height + 42, "score", "soft", "middle"),
         text(20, top - 6, "gate", "soft"),
-        lines(
-            570,
-            top + 126,
-            (
-                f"midpoint {section.midpoint}",
-                f"slope {section.slope}",
-                "",
-                "upright lines: scores of",
-                "one face at 7 .. 112 px",
-            ),
-            "soft",
-        ),
+        lines(570, top + 126, told.split("\n"), "soft"),
     ]
     told = "The gate over the score: linear, sigmoid and steps, at the demo's midpoint and slope."
     return picture("From score to gate: midpoint, slope and form", told, 326, parts)

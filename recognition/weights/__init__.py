@@ -23,7 +23,7 @@ from recognition.files import flush, replacing
 from recognition.weights.adapter_part import MARKS, Publisher, split_adapter
 from recognition.weights.cards import HASH, LARGEST_CARD, OURS, Card, card_path, check_hash, read_card
 from recognition.weights.colours import as_rgb
-from recognition.weights.fitting import build_strictly, check_fit, first_line, load_strictly
+from recognition.weights.fitting import build_strictly, check_fit, first_line, load_strictly, without_memory
 from recognition.weights.hub import local_path
 from recognition.weights.kinds import of_bytes
 from recognition.weights.mxnet import MXNET_LIST, by_our_names, read_mxnet
@@ -52,6 +52,7 @@ __all__ = [
     "read_mxnet",
     "read_weights",
     "sha256",
+    "without_memory",
     "write_weights",
 ]
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from recognition.weights.names import DERIVED, listed, looks_like
+
+FILLED = ("normal_", "uniform_", "trunc_normal_")
 
 
 def build_strictly(make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], path: str | Path) -> nn.Module:
@@ -18,7 +22,7 @@ def build_strictly(make: Callable[[], nn.Module], tensors: Mapping[str, Tensor],
     ValueError as of load_strictly, and where torch cannot make a network of such sizes.
     """
     try:
-        with torch.device("meta"):
+        with without_memory():
             plan = make()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # a text for a size; a negative or huge one
         raise ValueError(f"{path}: the network for it cannot be made: {first_line(error)}") from None
@@ -26,6 +30,26 @@ def build_strictly(make: Callable[[], nn.Module], tensors: Mapping[str, Tensor],
     network = make()
     load_strictly(network, tensors, path)
     return network
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks made here have names and shapes, and no numbers. Nothing is drawn, from no generator."""
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+class _Unfilled(TorchFunctionMode):
+    """Draws no weights: on the meta device they are none, but each would be a function of Python's, and the first one
+    imports torch.compile's parts: a second, and 10 s for all backbones."""
+
+    def __torch_function__(
+        self, function: Callable, types: object, args: tuple = (), kwargs: Mapping[str, object] | None = None
+    ) -> object:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", "") == nn.init.__name__ or getattr(function, "__name__", "") in FILLED:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def load_strictly(backbone: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:

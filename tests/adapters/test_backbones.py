@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from adapters import ADAPTERS, attach, from_petalface, layers, load, merge
 from recognition.backbones import BACKBONES
 from recognition.gate import Gate
+from recognition.weights import without_memory
 from tests.oracles.fill import fill, images
 from tests.tiny import Scoped
 
@@ -33,7 +34,7 @@ PETAL = {"rank": 8, "dropout": 0.1, "dropout_at": "output"}
     ],
 )
 def test_trainable_parameters(backbone: str, adapter: str, options: dict, wanted: int) -> None:
-    with torch.device("meta"):
+    with without_memory():
         model = BACKBONES.create(backbone)
         attach(model, ADAPTERS.create(adapter, rank=8, **options), Gate())
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == wanted
@@ -73,7 +74,7 @@ def test_petalfaces_adapted_swin(name: str, adapter: str, options: dict, oracles
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES.names())
 def test_every_backbone_takes_a_gated_adapter(name: str) -> None:
-    with torch.device("meta"):
+    with without_memory():
         size = sum(p.numel() for p in BACKBONES.create(name).parameters())
     if size > 30e6:
         pytest.skip(

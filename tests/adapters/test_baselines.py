@@ -17,7 +17,7 @@ from recognition.backbones import BACKBONES
 from recognition.gate import Gate
 from recognition.model import FaceModel, assemble
 from recognition.runs import load_run
-from recognition.weights import write_weights
+from recognition.weights import without_memory, write_weights
 from tests.small import write_recipe
 from tests.tiny import Tiny, TinyViT
 
@@ -64,7 +64,7 @@ def steps(model: FaceModel, number: int = 2) -> None:
     ],
 )
 def test_trainable_parameters(backbone: str, name: str, options: dict, wanted: int) -> None:
-    with torch.device("meta"):
+    with without_memory():
         model = BACKBONES.create(backbone)
         attach(model, ADAPTERS.create(name, **options), Gate())
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == wanted
@@ -99,7 +99,7 @@ def test_what_trains() -> None:
     ],
 )
 def test_the_last_blocks_are_those_that_run_last(backbone: str, wanted: list[str]) -> None:
-    with torch.device("meta"):
+    with without_memory():
         model = BACKBONES.create(backbone)
         report = attach(model, ADAPTERS.create("partial", blocks=2, head=False, alive=True), Gate())
     assert report.adapted == wanted

@@ -11,6 +11,7 @@ from adapters import ADAPTERS, attach, layers
 from adapters.dora import DoRAConv2d, DoRALinear
 from recognition.backbones import BACKBONES
 from recognition.gate import Gate
+from recognition.weights import without_memory
 from tests.adapters.merging import assert_merges
 from tests.tiny import Tiny
 
@@ -132,7 +133,7 @@ def test_options_reach_the_layers_and_the_magnitudes_are_not_decayed_vectors() -
 
 @pytest.mark.parametrize(("name", "lora"), [("r18", 492_248), ("swin_120", 565_248)])
 def test_a_magnitude_for_each_output_channel(name: str, lora: int) -> None:
-    with torch.device("meta"):
+    with without_memory():
         backbone = BACKBONES.create(name)
         attach(backbone, ADAPTERS.create("dora", rank=8), Gate())
     magnitudes = sum(layer.weight.shape[0] for _, layer in layers(backbone))

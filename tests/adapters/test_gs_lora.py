@@ -16,6 +16,7 @@ from recognition.activation_checkpoint import checkpoint_blocks
 from recognition.backbones import BACKBONES
 from recognition.gate import Gate
 from recognition.model import FaceModel
+from recognition.weights import without_memory
 from tests.launch import run_processes
 from tests.tiny import Tiny, TinyViT
 
@@ -172,7 +173,7 @@ def test_two_processes_count_it_once() -> None:
 def test_default_targets_are_the_blocks_mlps_or_what_is_adapted_there(
     name: str, groups: int, inside: str, outside: str
 ) -> None:
-    with torch.device("meta"):
+    with without_memory():
         backbone = BACKBONES.create(name)
         attach(backbone, ADAPTERS.create("gs_lora"), Gate())
     adapted = dict(layers(backbone))

@@ -18,6 +18,7 @@ from adapters._petalface import from_petalface
 from recognition.backbones import BACKBONES
 from recognition.gate import Gate
 from recognition.optim import build_optimizer
+from recognition.weights import without_memory
 from tests.tiny import Scoped, Tiny
 
 
@@ -279,7 +280,7 @@ def test_the_twins_declarations_and_plain_lora_at_twice_the_rank() -> None:
         "twin": ("dual_lora", {"rank": 8, "head": True, "gated": False}),
         "lora": ("lora", {"rank": 16, "head_rank": 8}),
     }.items():
-        with torch.device("meta"):
+        with without_memory():
             backbone = BACKBONES.create("swin_120")
             attach(backbone, ADAPTERS.create(options[0], **options[1]), Gate())
         counts[name] = sum(p.numel() for p in backbone.parameters() if p.requires_grad)

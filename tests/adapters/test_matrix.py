@@ -11,6 +11,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnxruntime
@@ -27,7 +28,7 @@ from torch.optim import Optimizer
 from adapters import ADAPTERS, attach, load, state
 from recognition import checkpoint, distributed
 from recognition.activation_checkpoint import checkpoint_blocks
-from recognition.backbones import BACKBONES
+from recognition.backbones import BACKBONES, _attention
 from recognition.backbones.vit import VisionTransformer
 from recognition.export import export_onnx
 from recognition.gate import Gate
@@ -172,11 +173,14 @@ def check_compile(model: FaceModel, backend: str) -> None:
     twin = copy.deepcopy(model)
     torch._dynamo.reset()
     gc.disable()  # a fifth of the time
-    try:
-        found = gradients(twin, torch.compile(twin, backend=backend, fullgraph=True))
-    finally:
-        gc.enable()
-    assert_same(found, gradients(copy.deepcopy(model)))
+    # the last norm keeps the embeddings' length, so the gradient of `full` is small, and other kernels round otherwise:
+    # torch's attention in both (tests/recognition/test_attention.py holds our own backward against it)
+    with mock.patch.object(_attention, "LONG", 0):
+        try:
+            found = gradients(twin, torch.compile(twin, backend=backend, fullgraph=True))
+        finally:
+            gc.enable()
+        assert_same(found, gradients(copy.deepcopy(model)))
 
 
 @pytest.mark.slow

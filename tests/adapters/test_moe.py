@@ -22,6 +22,7 @@ from recognition.config import load as load_recipe
 from recognition.gate import Gate
 from recognition.model import FaceModel
 from recognition.optim import build_optimizer
+from recognition.weights import without_memory
 from tests.oracles.fill import fill, images
 from tests.tiny import Tiny
 
@@ -178,7 +179,7 @@ def test_checkpointing_keeps_the_losses_and_their_gradients() -> None:
 
 
 @pytest.mark.slow
-def test_compiles_in_training_as_one_graph_with_its_losses() -> None:
+def test_compiles_in_training_as_one_graph_with_its_losses(uncollected: None) -> None:
     backbone, gate = build()
     for _, layer in layers(backbone):
         apart(layer)
@@ -294,7 +295,7 @@ def test_the_report_counts_choices_and_leaves_the_model_alone() -> None:
 
 @pytest.mark.parametrize("name", ["r18", "mbf"])
 def test_a_backbone_without_mlps_is_refused_in_words(name: str) -> None:
-    with torch.device("meta"):
+    with without_memory():
         backbone = BACKBONES.create(name)
     with pytest.raises(
         ValueError, match=r"has no MLPs .*choose a transformer such as swin_120 or vit_b, or an adapter"
@@ -340,7 +341,7 @@ def test_options_outside_their_range(options: dict, message: str) -> None:
 
 def test_published_sizes(oracles: Path) -> None:
     keys = json.loads((oracles / "moe_swin_moe.keys.json").read_text())
-    with torch.device("meta"):
+    with without_memory():
         backbone = BACKBONES.create("swin_120")
         attach(backbone, ADAPTERS.create("moe", train="all", **OPTIONS), Gate())
         base, adapter, chosen = from_facemoe({key: torch.empty(shape) for key, shape in keys.items()})

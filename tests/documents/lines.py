@@ -12,7 +12,21 @@ from itertools import groupby
 
 FENCE = re.compile(r"^\s*```(\w*)")
 ITEM = re.compile(r"^(\s*)(?:[-*+]|\d+[.)])\s+")
-PROGRAMS = ("python", "python3", "torchrun", "make", "lrface", "pip", "docker", "tensorboard", "pytest", "git", "uv")
+PROGRAMS = (
+    "python",
+    "python3",
+    "torchrun",
+    "make",
+    "lrface",
+    "pip",
+    "docker",
+    "tensorboard",
+    "pytest",
+    "git",
+    "uv",
+    "sbatch",
+    "kubectl",
+)
 STARTS = re.compile(r"^(?:[A-Z_]+=\S*;? )*(?:\.venv/bin/)?(?:" + "|".join(PROGRAMS) + r")(?= )")
 SHELL, PYTHON = ("", "bash", "sh", "shell", "console"), ("python", "py")
 OTHERS = ("text", "toml", "ini", "json", "yaml")

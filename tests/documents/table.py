@@ -102,6 +102,7 @@ RULES = (
     ),
     # evaluation and answers
     Rule(r"^python tools/(report|compare_runs|export_onnx|merge_adapter|embed|verify|identify)\.py "),
+    Rule(r"export_onnx\.py .*--calibrate", change=((r"--images \d+", "--images 16"),), says="file minus torch"),
     Rule(r"--far 1e-2$", change=(("1e-2", "0.1"),)),  # of a set of twelve pictures
     Rule(r"^python tools/report.* --tensorboard", draw=True),
     Rule(
@@ -173,10 +174,17 @@ RULES = (
 
 NOT_RUN = (
     NotRun(
-        r"tools/benchmark\.py scoring",
-        "starts a process for each; tests/tools/test_benchmark.py runs one",
+        r"tools/benchmark\.py (scoring|growth|index|start_up|suite)",
+        "starts a process for each row; tests/tools/test_benchmark*.py run them small",
         "parser",
     ),
+    NotRun(
+        r"tools/benchmark\.py (embedding|metrics|onnx|step --backbone|loader --shards|classifier --classes \d+ \d+"
+        r"|.*--samples)",
+        "takes other networks and sizes; tests/tools/test_benchmark_*.py run each small",
+        "parser",
+    ),
+    NotRun(r"^(sbatch|kubectl) ", "wants a cluster; tests/test_launch_files.py has one that stands in", "launch"),
     NotRun(
         r"tools/describe_plugins\.py", "takes seconds; tests/tools/test_describe_plugins.py runs and compares", "parser"
     ),

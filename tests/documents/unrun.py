@@ -103,6 +103,18 @@ def missing_files(found: argparse.Namespace, folder: Path) -> list[str]:
     return [name for name in names if not (folder / name).exists() and not or_shipped(name).exists()]
 
 
+def launch(text: str, folder: Path) -> None:
+    """The file is there; what a script hands on is what the training tool takes."""
+    program, *words = shlex.split(text)
+    if program == "kubectl":
+        assert words[:2] == ["apply", "--filename"] and (ROOT / words[2]).is_file(), f"there is no {words[-1]}"
+        return
+    options = [word for word in words if word.startswith("--")][:1]
+    assert re.fullmatch(r"--nodes=\d+", options[0]) and words[0] == options[0], "not `sbatch --nodes=N FILE RECIPE ...`"
+    assert (ROOT / words[1]).is_file(), f"there is no {words[1]}"
+    parsed(shlex.join(["python", "tools/train.py", *words[2:]]), folder)
+
+
 def own_adapter(text: str, folder: Path) -> None:
     """Run by tests/documents/test_own_adapter.py, word for word."""
 
@@ -114,4 +126,5 @@ LOOKS: dict[str, Callable[[str, Path], None]] = {
     "tensorboard": tensorboard,
     "parser": parsed,
     "own adapter": own_adapter,
+    "launch": launch,
 }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from unittest import mock
 
 import cv2
 import numpy as np
 import onnx
+import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
@@ -47,6 +49,15 @@ def reduced(images: np.ndarray, side: int) -> np.ndarray:
     return np.stack([cv2.resize(image, full, interpolation=cv2.INTER_CUBIC) for image in small])
 
 
+@contextmanager
+def modules(stand_ins: Mapping[str, object]) -> Iterator[None]:
+    """Stand-ins for modules; unlike after mock.patch.dict, what is imported meanwhile stays imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in stand_ins.items():
+            patch.setitem(sys.modules, name, module)
+        yield
+
+
 def as_input(images: np.ndarray) -> Tensor:
     """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) in [0, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
@@ -59,7 +70,7 @@ def make(name: str, folder: Path) -> nn.Module:
     if name == "onnx":
         return SCORERS.create(name, file=str(onnx_file(folder)))
     if name == "pyiqa":
-        with mock.patch.dict(sys.modules, {"pyiqa": pyiqa_stand_in()}):
+        with modules({"pyiqa": pyiqa_stand_in()}):
             return SCORERS.create(name, metric="blur")
     if name == "brisque":
         weights, ranges = brisque_files(folder, "opencv")

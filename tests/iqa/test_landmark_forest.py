@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -13,7 +12,7 @@ import torch
 
 from iqa import SCORERS
 from iqa.landmark_forest import FEATURES, TEMPLATE, fit, landmark_features
-from tests.iqa.scorers import forest_file
+from tests.iqa.scorers import forest_file, modules
 
 
 def _faces(n: int, spread: float = 4.0) -> np.ndarray:
@@ -108,7 +107,7 @@ def test_fit_writes_what_the_scorer_reads(tmp_path: Path) -> None:
     ensemble = mock.MagicMock()
     ensemble.RandomForestRegressor.return_value.fit.return_value.estimators_ = trees
     faces, file = _faces(60, 8.0), tmp_path / "fitted.npz"
-    with mock.patch.dict(sys.modules, {"sklearn": mock.MagicMock(), "sklearn.ensemble": ensemble}):
+    with modules({"sklearn": mock.MagicMock(), "sklearn.ensemble": ensemble}):
         fit(faces, np.linspace(0, 1, 60), file, trees=7, depth=3, smallest_leaf=2, seed=5)
     named = ensemble.RandomForestRegressor.call_args
     assert named.args == (7,) and named.kwargs == {"max_depth": 3, "min_samples_leaf": 2, "random_state": 5}
@@ -137,7 +136,7 @@ def test_agrees_with_scikit_learn(tmp_path: Path) -> None:
 
 
 def test_without_scikit_learn_the_install_line(tmp_path: Path) -> None:
-    with mock.patch.dict(sys.modules, {"sklearn.ensemble": None}), pytest.raises(ImportError, match=r"\.\[forest\]"):
+    with modules({"sklearn.ensemble": None}), pytest.raises(ImportError, match=r"\.\[forest\]"):
         fit(_faces(9), np.zeros(9), tmp_path / "fitted.npz")
     with pytest.raises(ValueError, match=r"one for each of the landmarks \(9, 5, 2\), got \(8,\)"):
         fit(_faces(9), np.zeros(8), tmp_path / "fitted.npz")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
-from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 
 from iqa import SCORERS
-from tests.iqa.scorers import as_input, pictures, pyiqa_stand_in
+from tests.iqa.scorers import as_input, modules, pictures, pyiqa_stand_in
 
 
 def _made(**changes: object) -> nn.Module:
@@ -26,7 +24,7 @@ def _made(**changes: object) -> nn.Module:
         return metric
 
     stand_in.create_metric = changed
-    with mock.patch.dict(sys.modules, {"pyiqa": stand_in}):
+    with modules({"pyiqa": stand_in}):
         return SCORERS.create("pyiqa", metric="blur", weights="blur.pth")
 
 
@@ -62,9 +60,9 @@ def test_rounding_beyond_the_range_never_reaches_pyiqa() -> None:
 
 
 def test_what_cannot_be_made_is_told() -> None:
-    with mock.patch.dict(sys.modules, {"pyiqa": None}), pytest.raises(ImportError, match=r"pip install -e '\.\[iqa\]'"):
+    with modules({"pyiqa": None}), pytest.raises(ImportError, match=r"pip install -e '\.\[iqa\]'"):
         SCORERS.create("pyiqa", metric="blur")
-    with mock.patch.dict(sys.modules, {"pyiqa": pyiqa_stand_in()}):
+    with modules({"pyiqa": pyiqa_stand_in()}):
         with pytest.raises(ValueError, match=r"no metric is named, such as scorer\.name=pyiqa:musiq"):
             SCORERS.create("pyiqa")
         with pytest.raises(ValueError, match=r"unknown metric 'blurr'.*did you mean 'blur'"):

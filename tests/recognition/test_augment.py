@@ -29,7 +29,7 @@ def test_without_degradation_and_flip_it_only_normalises():
     done = finish(raw, np.arange(3), seed=0, flip=False, degradation=None, device="cpu")
     expected = raw.numpy().astype(np.float64).transpose(0, 3, 1, 2) / 127.5 - 1
     np.testing.assert_allclose(done.image.numpy(), expected, atol=1e-6)
-    assert done.image.dtype == torch.float32 and done.image.is_contiguous()
+    assert done.image.dtype == torch.float32 and done.image.is_contiguous(memory_format=torch.channels_last)
     assert done.twin is None and not done.level.any() and not done.flipped.any()
 
 

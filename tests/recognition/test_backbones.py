@@ -21,7 +21,7 @@ from recognition.backbones.mobilefacenet import MobileFaceNet
 from recognition.backbones.swin import Block, SwinTransformer
 from recognition.backbones.vit import VisionTransformer
 from recognition.types import COLOUR_ORDER, IMAGE_RANGE, IMAGE_SIZE
-from recognition.weights import load_strictly, read_weights
+from recognition.weights import load_strictly, read_weights, without_memory
 from tests.oracles.fill import fill, images
 
 slow = pytest.mark.slow
@@ -56,7 +56,7 @@ SMALL = {
 
 @cache
 def on_meta(name: str) -> nn.Module:
-    with torch.device("meta"):
+    with without_memory():
         return BACKBONES.create(name)
 
 
@@ -180,7 +180,7 @@ def test_bfloat16(small):
 
 @slow
 @pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
-def test_compiles_as_one_graph(small, mode):
+def test_compiles_as_one_graph(small, mode, uncollected):
     torch._dynamo.reset()
     small.train(mode)
     compiled = torch.compile(small, fullgraph=True, backend="eager")  # the second batch makes its axis dynamic

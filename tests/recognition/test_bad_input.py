@@ -18,6 +18,7 @@ from easydict import EasyDict
 
 from recognition.data.augment import flips
 from recognition.data.bad_records import OPENING, BadRecord, BadRecords
+from recognition.data.classes import Images
 from recognition.data.dali_loader import DaliLoader
 from recognition.data.fetch import replacement
 from recognition.data.order import SampleOrder
@@ -219,6 +220,15 @@ def test_too_many_bad_records_stop_the_run(records, tmp_path, kind, workers):
     assert not multiprocessing.active_children()
 
 
+def without(records: Records, numbers: list[int]) -> None:
+    """Take these images out of a set."""
+    kept = np.delete(np.arange(len(records)), numbers)
+    files = [Images.of(reader) for reader in records._readers]
+    for file, begin in zip(files, records._begins, strict=False):
+        file.choose(np.isin(np.arange(begin, begin + len(file.rows)), kept))
+    records._keep(files)
+
+
 EACH = [pytest.param(*case.values, i, marks=case.marks, id=f"{case.id}, {i}") for case in LOADERS[::2] for i in DAMAGES]
 EACH += [pytest.param(*case.values, 21, marks=case.marks, id=f"{case.id}, 21") for case in LOADERS[1::2]]
 
@@ -226,11 +236,7 @@ EACH += [pytest.param(*case.values, 21, marks=case.marks, id=f"{case.id}, 21") f
 @pytest.mark.parametrize(("kind", "workers", "index"), EACH)
 def test_without_the_policy_each_is_an_error_at_its_step(records, kind, workers, index):
     alone = Records(records.shards, "shared")
-    alone._row, alone.shard, alone.key, alone.labels = (
-        np.delete(values, [i for i in DAMAGES if i != index])
-        for values in (alone._row, alone.shard, alone.key, alone.labels)
-    )
-    alone.num_images = len(alone.labels)
+    without(alone, [i for i in DAMAGES if i != index])
     (number,) = np.flatnonzero((alone.shard == key_of(index)[0]) & (alone.key == key_of(index)[1]))
     loader = make(kind, alone, workers, None)
     step = next(step for step in range(9) if number in loader.order.indices(loader.order.positions(step)))

@@ -365,7 +365,7 @@ def test_pictures_of_scores_and_faces() -> None:
     curve = figure.axes[1].lines[0].get_xydata()
     assert curve[0].tolist() == [0, 0] and curve[-1].tolist() == [10, 1]
     figure = report.face_figure([face(0, 0), face(1, 0)], sides=(112, 14, 7))
-    shown = [ax.images[0].get_array() for ax in figure.axes]
+    shown = [image.get_array() for image in figure.axes[0].images]
     assert len(shown) == 6 and np.array_equal(shown[0], decode(face(0, 0), 112, ""))
     figure.canvas.draw()
     for call in (lambda: report.face_figure([]), lambda: report.score_figure(torch.empty(0))):

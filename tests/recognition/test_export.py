@@ -18,7 +18,7 @@ import adapters
 from adapters import ADAPTERS
 from iqa import SCORERS, QualityGate
 from recognition import __version__
-from recognition.export import MANIFEST, ExportReport, _neutral_names, export_onnx
+from recognition.export import MANIFEST, ExportReport, export_onnx, neutral_names
 from recognition.gate import Gate
 from recognition.model import FaceModel
 from tests.iqa.scorers import pictures, reduced
@@ -141,7 +141,7 @@ def test_node_names_do_not_mislead_the_client() -> None:
         helper.make_node("If", ["b"], ["y"], name="_minus2", then_branch=inner, else_branch=inner),
     ]
     graph = helper.make_graph(nodes, "g", value[:1], value[1:])
-    _neutral_names(graph)
+    neutral_names(graph)
     inside = [node.name for attribute in graph.node[2].attribute for node in attribute.g.node]
     names = [node.name for node in graph.node] + inside
     assert not [name for name in names if name.startswith(("Sub", "Mul", "_minus", "_mul"))]

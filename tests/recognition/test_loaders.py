@@ -102,7 +102,7 @@ def test_batches_are_the_contracts(records, kind, workers, world_size):
         for step, batch in enumerate(take(make(kind, records, order, workers, seed=SEED), 5)):
             wanted = expected(records, order, step, flip=True)
             assert len(batch) == order.counts()[rank]
-            assert batch.image.dtype == torch.float32 and batch.image.is_contiguous()
+            assert batch.image.dtype == torch.float32 and batch.image.is_contiguous(memory_format=torch.channels_last)
             torch.testing.assert_close(batch.image, wanted.image, rtol=0, atol=1e-6)
             assert torch.equal(batch.label, wanted.label) and batch.label.dtype == torch.int64
             assert torch.equal(batch.key, wanted.key) and batch.key.dtype == torch.int64

@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from recognition.margins import MARGINS
-from recognition.partial_fc import PartialFC
-from recognition.partial_fc.functions import multiply
+from recognition.partial_fc import PartialFC, blocks
+from recognition.partial_fc.functions import SoftmaxCrossEntropy, multiply
+from recognition.types import MarginContext
 from tests.recognition.test_partial_fc import Binary, D, batch_of, close
 
 
@@ -151,3 +153,100 @@ def test_a_draw_on_cuda_depends_on_seed_and_step():
     assert len(rows) == 100 and torch.isin(label, rows).all()
     assert torch.equal(rows, classifier.sample(label, step=3))
     assert not torch.equal(rows, classifier.sample(label, step=4))
+
+
+class Looks(nn.Module):
+    """Stands on another margin and looks at the cosines again."""
+
+    def __init__(self, of: nn.Module) -> None:
+        super().__init__()
+        self.of = of
+
+    def forward(self, cosine: Tensor, label: Tensor, context: MarginContext) -> Tensor:
+        assert not context.disposable
+        return self.of(cosine, label, context) + 0.0 * cosine
+
+
+IN_PLACE = [name for name in MARGINS.names() if vars(MARGINS.get(name)).get("in_place")]
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_a_margin_in_place_gives_what_it_gives_elsewhere(name):
+    """With filtering and without; of a size for which memory comes from numpy."""
+    assert len(IN_PLACE) >= 8
+    embedding, label = torch.randn(64, D), torch.randint(0, 20_000, (64,))
+    given = {"score": torch.rand(64), "gate": torch.rand(64), "measured": torch.rand(64) + 0.5}
+    for threshold in (0.0, 0.8):
+        found = []
+        for wrap in (lambda margin: margin, Looks):
+            margin = MARGINS.create(name)
+            if hasattr(margin, "extra"):
+                margin.extra = None  # which Looks does not hand on
+            classifier = PartialFC(D, 20_000, wrap(margin), filter_threshold=threshold)
+            own = embedding.clone().requires_grad_()
+            loss = classifier(own, label, **given)
+            loss.backward()
+            found.append((loss.detach(), own.grad))
+        for in_place, elsewhere in zip(*found, strict=True):
+            close(in_place, elsewhere)
+
+
+def test_a_subclass_that_looks_again_is_not_in_place():
+    class Mine(MARGINS.get("cosface")):
+        def forward(self, cosine: Tensor, label: Tensor, context: MarginContext) -> Tensor:
+            return super().forward(cosine, label, context) * (1 + cosine.detach())
+
+    assert PartialFC(D, 9, MARGINS.create("cosface")).in_place() and not PartialFC(D, 9, Mine()).in_place()
+
+
+def test_blocks_change_nothing(monkeypatch):
+    """Rows of centres and of images by twos and threes, against all at once."""
+    found = []
+    for block in (1 << 21, 8 * D * 3):
+        monkeypatch.setattr(blocks, "BLOCK", block)
+        classifier = PartialFC(D, 25, MARGINS.create("arcface"), 0.6).double()
+        classifier.bind(torch.optim.SGD(classifier.parameters(), lr=0.1))
+        embedding = batch_of(25, 7)[0].double().requires_grad_()
+        classifier(embedding, batch_of(25, 7)[1]).backward()
+        found.append((embedding.grad, classifier.weight.grad.to_dense()))
+    for one, other in zip(*found, strict=True):
+        close(one, other, 1e-12)
+
+
+def test_a_logit_of_minus_infinity_takes_no_part():
+    logits = torch.tensor([[-torch.inf, 1.0, 2.0], [-torch.inf, -torch.inf, 3.0]], requires_grad=True)
+    losses, total = SoftmaxCrossEntropy.apply(logits, torch.tensor([1, 2]), False, blocks.Memory())
+    losses.sum().backward()
+    close(losses.detach(), torch.tensor([math.log1p(math.e), 0.0]))
+    close(total.detach(), torch.tensor([2 + math.log1p(math.exp(-1)), 3.0]))
+    assert logits.grad[0, 0] == 0 and logits.grad[1].eq(0).all()
+
+
+def test_memory_is_lent_again_only_when_nothing_holds_it():
+    memory, like = blocks.Memory(), torch.zeros(())
+    first = memory.empty((1024, 1025), like)
+    place, row = first.data_ptr(), first[3]
+    assert not first._is_view() and place % 64 == 0 and first.shape == (1024, 1025)
+    del first
+    second = memory.empty((1024, 1025), like)
+    assert second.data_ptr() != place, "a row of it is held"
+    array = second.numpy()
+    del row
+    assert memory.empty((1024, 1024), like).data_ptr() == place
+    del second
+    other = [memory.empty((1024, 1024), like) for _ in range(2)]
+    assert array.ctypes.data not in {one.data_ptr() for one in other} and place in {one.data_ptr() for one in other}
+    del other
+    memory.empty((4096, 1024), like)
+    assert len(memory._left) == 1, "what does not fit is not kept"
+    assert memory.empty((2, 2), like.double()).dtype == torch.float64
+
+
+def test_a_gradient_that_is_kept_is_not_written_over():
+    classifier = PartialFC(512, 4096, MARGINS.create("cosface"))
+    embedding, label = torch.randn(4, 512), torch.randint(0, 4096, (4,))
+    classifier(embedding, label).backward()
+    kept, classifier.weight.grad = classifier.weight.grad, None
+    before = kept.clone()
+    classifier(embedding.flip(0), label).backward()
+    assert torch.equal(kept, before) and kept.data_ptr() != classifier.weight.grad.data_ptr()

@@ -16,7 +16,7 @@ from recognition.backbones import BACKBONES
 from recognition.gate import Gate
 from recognition.published import backbone_arguments, complete_adapter, find_backbone, sort_out
 from recognition.runs import load_adapters
-from recognition.weights import Weights, read_weights, sha256, write_weights
+from recognition.weights import Weights, read_weights, sha256, without_memory, write_weights
 from recognition.weights.adapter_part import split_adapter
 from tests.tiny import TinyViT, nameable
 from tools import convert_checkpoint, merge_adapter
@@ -70,7 +70,7 @@ def test_published_swins(oracles: Path, name: str, publisher: str, mask: bool, a
 
 
 def test_the_embedding_size_is_told_by_the_projection() -> None:
-    with torch.device("meta"):
+    with without_memory():
         tensors = BACKBONES.create("swin_120", embedding_size=32).state_dict()
     found = sort_out(read({k: t for k, t in tensors.items() if not k.endswith("num_batches_tracked")}), SOURCE)
     assert backbone_arguments("swin_120", found) == {"shift_mask": False, "embedding_size": 32}

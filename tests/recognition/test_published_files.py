@@ -28,7 +28,7 @@ from recognition.backbones.vit import VisionTransformer
 from recognition.model import build_backbone
 from recognition.registry import Found
 from recognition.runs import load_adapters
-from recognition.weights import read_card, read_weights, write_weights
+from recognition.weights import read_card, read_weights, without_memory, write_weights
 from recognition.weights.origins import recognise
 from tests.fuzz import fuzz, pickle_tokens
 from tests.recognition import ir_plain
@@ -224,7 +224,7 @@ def test_an_ir_network_of_nobody_needs_the_users_word(tmp_path: Path, small: dic
 
 def test_cvlfaces_vit_and_iresnet_lose_their_prefix(tmp_path: Path) -> None:
     vit = own(VisionTransformer(16, 2, 4, 8, mask_ratio=0.0, patch=8, widening=3, keeps_token=False))
-    with torch.device("meta"):
+    with without_memory():
         iresnet = own(BACKBONES.create("r18"))
     iresnet = {key: torch.zeros(tensor.shape[:1]) for key, tensor in iresnet.items()}
     for state, prefix in ((vit, "net."), (vit, "model.net."), (iresnet, "net.")):
@@ -246,7 +246,7 @@ def test_cvlfaces_vit_and_iresnet_lose_their_prefix(tmp_path: Path) -> None:
     ],
 )
 def test_the_published_networks_are_told_apart(name: str, prefix: str, arguments: dict) -> None:
-    with torch.device("meta"):
+    with without_memory():
         state = own(BACKBONES.create(name, **arguments))
     tensors, card = recognise({prefix + key: t for key, t in state.items()}, Path("x.pt"), False, "RGB")
     assert tensors.keys() == state.keys()

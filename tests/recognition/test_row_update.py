@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recognition.margins import MARGINS
-from recognition.partial_fc import PartialFC
+from recognition.partial_fc import PartialFC, blocks
 from tests.recognition.test_partial_fc import OPTIMIZERS, D, batch_of
 
 
@@ -102,7 +102,7 @@ def test_binding_another_optimizer_lets_go_of_the_first():
     classifier(*batch_of(1000, 7)[:2]).backward()
     second.step()
     whole = PartialFC(D, 1000, MARGINS.create("cosface"))
-    whole.bind(second)  # at sample_rate 1 there is nothing to bind
+    whole.bind(second)  # which does not hold its weight, and at sample_rate 1 need not
     assert len(second._optimizer_step_pre_hooks) == 1
 
 
@@ -195,3 +195,41 @@ def test_the_gradient_of_one_backward_need_not_be_sorted_again():
     assert torch.equal(classifier.weight.grad.to_dense(), total + other.weight.grad.to_dense())
     rows = classifier.weight.grad.coalesce().indices()[0]
     assert torch.equal(rows, rows.unique())
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.3])
+def test_sgd_by_blocks_is_sgd(rate, monkeypatch):
+    """Beside torch's own on the rows that have a gradient, with blocks that do not divide them, in float64."""
+    monkeypatch.setattr(blocks, "BLOCK", 7 * 8 * D)
+    classifier, optimizer = sampled_classifier(classes=101, rate=rate)
+    classifier.double()
+    weight, momentum = classifier.weight.detach().clone(), torch.zeros(101, D, dtype=torch.float64)
+    for step in range(3):
+        classifier(*batch_of(101, 7, step)[:2], step=step).backward()
+        gradient, rows = classifier.weight.grad, classifier.sampled_rows
+        assert gradient.is_sparse == (rate < 1)
+        gradient = gradient.to_dense() if rate < 1 else gradient.clone()
+        optimizer.step()
+        assert classifier.weight.grad is not None, "the step gives the gradient back"
+        optimizer.zero_grad()
+        rows = slice(None) if rows is None else rows
+        momentum[rows] = 0.9 * momentum[rows] + gradient[rows] + 5e-4 * weight[rows]
+        weight[rows] -= 0.1 * momentum[rows]
+        torch.testing.assert_close(classifier.weight.detach(), weight, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(classifier.tensors(optimizer)["momentum_buffer"], momentum, rtol=1e-12, atol=1e-14)
+
+
+def test_nesterov_is_left_to_torch():
+    classifier, _ = sampled_classifier(classes=40)
+    other = PartialFC(D, 40, MARGINS.create("cosface"))
+    settings = {"lr": 0.1, "momentum": 0.9, "nesterov": True}
+    optimizers = [torch.optim.SGD(one.parameters(), **settings) for one in (classifier, other)]
+    classifier.sample = lambda *_: torch.arange(40)
+    classifier.bind(optimizers[0]), other.bind(optimizers[1])
+    for step in range(2):
+        for one, optimizer in zip((classifier, other), optimizers, strict=True):
+            one(*batch_of(40, 7, step)[:2], step=step).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    torch.testing.assert_close(classifier.weight, other.weight)
+    assert classifier._update.touched == 0

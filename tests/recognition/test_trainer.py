@@ -355,7 +355,7 @@ def test_a_missing_evaluation_file_is_found_before_training(recipe):
     assert not (recipe.parent / "runs").exists()
 
 
-def test_an_objective_is_added_with_its_weight(recipe):
+def test_an_objective_is_added_with_its_weight(recipe, monkeypatch):
     class Pull(torch.nn.Module):
         """Mean squared norm of the gathered embeddings."""
 
@@ -363,7 +363,7 @@ def test_an_objective_is_added_with_its_weight(recipe):
             assert len(embedding) == len(label) == 6 and context.batch.image.shape[0] == 6
             return embedding.pow(2).mean()
 
-    OBJECTIVES.register("pull_of_this_test")(Pull)
+    monkeypatch.setitem(OBJECTIVES._objects, "pull_of_this_test", Pull)
     _, alone = train(recipe, "run.name=alone", "schedule.epochs=0.2", *QUIET)
     chosen = "objectives=[{'name': 'pull_of_this_test', 'weight': 10.0}]"
     _, both = train(recipe, "run.name=both", "schedule.epochs=0.2", chosen, *QUIET)

@@ -6,7 +6,10 @@ import io
 import json
 import struct
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -37,6 +40,21 @@ def faces(tmp_path: Path, pictures: dict[str, bytes]) -> Path:
         (tmp_path / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "faces" / name).write_bytes(data)
     return tmp_path / "faces"
+
+
+@contextmanager
+def stopped(after: int = 5) -> Iterator[None]:
+    """make_records ends as by Ctrl-C at the first picture after so many."""
+    encode, calls = make_records.encode, []
+
+    def stops(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return encode(*arguments)
+
+    with mock.patch.object(make_records, "encode", stops):
+        yield
 
 
 def holds(out: Path) -> set[tuple[int, bytes]]:

@@ -104,9 +104,14 @@ def test_broken_numbers_and_the_source_itself_are_refused(tmp_path):
 def test_a_graph_goes_through_the_reader_of_graphs(tmp_path, monkeypatch, capsys):
     state = {k: t for k, t in BACKBONES.create("r18").state_dict().items() if not k.endswith("num_batches_tracked")}
     reader = types.ModuleType("recognition.from_onnx")
-    found = types.SimpleNamespace(name="r18", arguments={}, tensors=state, note="read", card={"colour_order": "RGB"})
     asked = []
-    reader.read_onnx = lambda path, name=None: asked.append(name) or found
+
+    def read_onnx(path, name=None, colour_order=""):
+        asked.append(name)
+        card = {"colour_order": colour_order or "RGB"}
+        return types.SimpleNamespace(name="r18", arguments={}, tensors=state, note="read", card=card)
+
+    reader.read_onnx = read_onnx
     monkeypatch.setitem(sys.modules, "recognition.from_onnx", reader)
     (tmp_path / "net.onnx").write_bytes(b"\x08\x07")
     assert main([str(tmp_path / "net.onnx"), str(tmp_path / "r18.safetensors"), "--colour-order", "BGR"]) == 0

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from recognition import config as settings
 from recognition import runs
 from tests.recognition.test_export import gated
+from tests.small import write_records
 from tools import export_onnx as door
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +63,37 @@ def test_thresholds_of_a_run_and_a_checkpoint_go_along(run: Path) -> None:
 def test_a_checkpoints_name_is_in_the_file(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert door.main([str(run / "checkpoints" / "step_000000003")]) == 0
     assert (run / "onnx" / "trial_step_000000003.onnx").is_file()
+
+
+def test_int8_tells_what_it_costs_on_the_users_pairs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (run / "config.json").write_text(json.dumps(settings.defaults()))
+    (tmp_path / "faces").mkdir()
+    faces = write_records(tmp_path / "faces" / "train", people=8)
+    pairs = [(k, k + 8 * (k % 2 == 0) + (k % 2), int(k % 2 == 0), k % 4 // 2) for k in range(16)]
+    table = "key_1,key_2,same,fold\n" + "".join(f"{a},{b},{same},{fold}\n" for a, b, same, fold in pairs)
+    (tmp_path / "faces" / "pairs.csv").write_text(table)
+    options = ["--precision", "int8", "--calibrate", str(faces), "--images", "16"]
+    assert door.main([str(run), *options, "--pairs", str(faces)]) == 0
+    said = capsys.readouterr().out
+    assert (run / "onnx" / "int8" / "trial_int8.onnx").is_file()
+    assert "16 faces to calibrate by, in turn at 112 px" in said and "int8 file minus torch" in said
+    assert [f"{side} px  torch" in said for side in (112, 28, 14)] == [True] * 3
+    assert door.main([str(run), *options[:-1], "999"]) == 2
+    assert "holds 40; ask for as many at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--precision", "int8"], "--calibrate RECORDS"),
+        (["--precision", "fp16", "--calibrate", "a.rec"], "fp16 needs no faces"),
+        (["--two-inputs", "--pairs", "a.rec"], "leave out int8 and --pairs"),
+    ],
+)
+def test_options_that_do_not_go_together(options: list[str], words: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as left:
+        door.parse(["runs/demo", *options])
+    assert left.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_what_cannot_be_exported_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

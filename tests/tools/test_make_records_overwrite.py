@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from recognition.data.records import Records
-from tests.tools.sources import faces, jpeg, made, pictures, refused
+from tests.tools.sources import faces, jpeg, made, pictures, refused, stopped
 from tools import make_records
 
 __all__ = ["faces", "pictures"]
@@ -31,7 +31,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_set_takes_the_place_of_one_in_other_shards(faces, tmp_path, capsys, before, after):
     out = made(faces, tmp_path / "out", "--shards", before, "--checksum")
     stem = "train" if before == 1 else f"train-00000-of-{before:05d}"
-    for name in (f"{stem}.scores.brisque-1.safetensors", f"{stem}.landmarks.npz", "other.rec", "trainer.idx"):
+    cache = f"{stem}.idx.cache"
+    beside = (cache, f"{cache}.fingerprints", f"{stem}.scores.brisque-1.safetensors", f"{stem}.landmarks.npz")
+    for name in (*beside, "other.rec", "trainer.idx"):
         (out / name).write_bytes(b"beside it")
     (out / "bad_images.txt").write_text("of an earlier run")
     assert "is there already: give --overwrite" in refused(capsys, faces, out, "--shards", after)
@@ -45,29 +47,21 @@ def test_a_set_takes_the_place_of_one_in_other_shards(faces, tmp_path, capsys, b
 def test_scores_of_the_same_shards_stay(faces, tmp_path):
     out = made(faces, tmp_path / "out")
     (out / "train.scores.brisque-1.safetensors").write_bytes(b"bound to the records, which are the same again")
+    (out / "train.idx.cache").write_bytes(b"of the records that go")
     made(faces, out, "--overwrite")
+    assert "train.idx.cache" not in names(out)
     assert "train.scores.brisque-1.safetensors" in names(out)
 
 
 def test_partial_files_of_an_interrupted_run_go(faces, tmp_path, monkeypatch):
     """A .crc.partial that stayed would get its name and refuse every record."""
     monkeypatch.setattr(make_records, "BATCH", 2)
-    encode, calls = make_records.encode, []
-
-    def stops(*arguments: object) -> object:
-        calls.append(arguments)
-        if len(calls) > 5:
-            raise KeyboardInterrupt
-        return encode(*arguments)
-
     whole = made(faces, tmp_path / "whole")
     for options in (["--shards", "4"], ["--checksum"]):
-        calls.clear()
-        monkeypatch.setattr(make_records, "encode", stops)
         command = [str(faces), str(tmp_path / "out"), "--overwrite", "--workers", "1", *options]
-        assert make_records.main(command) == 130
+        with stopped():
+            assert make_records.main(command) == 130
         assert list((tmp_path / "out").glob("*.partial"))
-        monkeypatch.setattr(make_records, "encode", encode)
         made(faces, tmp_path / "out", "--overwrite")
         assert contents(tmp_path / "out") == contents(whole)
 

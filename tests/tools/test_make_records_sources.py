@@ -17,6 +17,7 @@ from tests.tools.sources import (
     made,
     pictures,
     refused,
+    stopped,
     wanted,
     write_lmdb,
     write_tars,
@@ -230,19 +231,10 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(pictures, tmp_path, monkeypatch
     options = ["--shards", "2", "--skip-bad", "--workers", "1", "--checksum"]
     whole = made(tmp_path / "source", tmp_path / "whole", *options)
     monkeypatch.setattr(make_records, "BATCH", 2)
-    encode, calls = make_records.encode, []
-
-    def stops(*arguments: object) -> object:
-        calls.append(arguments)
-        if len(calls) > 5:
-            raise KeyboardInterrupt
-        return encode(*arguments)
-
     command = [str(tmp_path / "source"), str(tmp_path / "out"), *options]
-    monkeypatch.setattr(make_records, "encode", stops)
-    assert make_records.main(command) == 130
+    with stopped():
+        assert make_records.main(command) == 130
     assert not list((tmp_path / "out").glob("*.rec"))
-    monkeypatch.setattr(make_records, "encode", encode)
     made(*command)
     assert "going on after 4 of" in capsys.readouterr().out
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == {

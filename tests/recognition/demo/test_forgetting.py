@@ -6,15 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("gradio")
-
-import uvicorn
-from gradio_client import Client
-from gradio_client.exceptions import AppError
 
 from recognition.demo import page as pages
 from recognition.demo import server
@@ -23,6 +18,8 @@ from recognition.demo.faces import sample
 from recognition.demo.models import SHIPPED_BASE, open_models
 from tests.answering import write_picture
 from tests.recognition.demo.test_faces import packed, png
+
+pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="without gradio")  # which takes 2 s to import
 
 
 @dataclass
@@ -37,6 +34,8 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    import uvicorn
+
     root = tmp_path_factory.mktemp("root")
     write_picture(root / "own" / "face.png", sample(9).pixels)
     page = pages.build(Demo(open_models(SHIPPED_BASE), root), "base")
@@ -68,6 +67,9 @@ def held(session: object) -> str:
 
 
 def test_pictures_are_gone_with_the_page(served: Served, tmp_path: Path) -> None:
+    from gradio_client import Client
+    from gradio_client.exceptions import AppError
+
     client = Client(served.address, verbose=False, analytics_enabled=False)
     mine = packed(("mine.png", png(sample(9).pixels)))
     client.predict(mine, api_name="/take")
@@ -91,6 +93,8 @@ def test_pictures_are_gone_with_the_page(served: Served, tmp_path: Path) -> None
 
 
 def test_states_end_after_their_time_and_sessions_are_few(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradio_client import Client
+
     assert served.page.state_holder.capacity == pages.MOST_SESSIONS <= 50
     states = [part for part in served.page.blocks.values() if part.get_block_name() == "state"]
     assert len(states) == 3 and all(one.time_to_live == pages.HELD == 3600 for one in states)

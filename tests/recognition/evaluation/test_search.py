@@ -87,7 +87,7 @@ def test_a_gpu_finds_the_same() -> None:
 
 def test_unit_rows_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(0).normal(size=(20, 7)).astype(np.float32)
-    monkeypatch.setattr(unit, "CHUNK", 21)
+    monkeypatch.setattr(unit, "CPU_CHUNK", 21)
     rows = np.array([19, 0, 0, 5])
     for given in (vectors, torch.from_numpy(vectors), vectors.tolist()):
         np.testing.assert_array_equal(unit_float32(given), unit_rows(vectors).astype(np.float32))

@@ -105,6 +105,8 @@ def test_what_the_file_does_not_tell_is_said(published: tuple[nn.Module, Path], 
     told = {"preprocessing": '{"mean": 127.5, "std": 127.5}'}
     assert "not tell colours: taken as RGB; --colour-order BGR changes it; against" in tell(**told)
     assert "not tell" not in tell(**told, colour_order="RGB")
+    said = read_onnx(published[1], "r18", "BGR")
+    assert "not tell range: taken as (x - 127.5) / 127.5; against" in said.note and said.card["colour_order"] == "BGR"
 
 
 def test_half_precision(published: tuple[nn.Module, Path], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""What `tools/benchmark.py scoring` measures: benchmarks from embeddings to figures, on random ones of full size.
+"""What `tools/benchmark.py scoring` measures: benchmarks from embeddings to figures, on drawn ones of full size.
 
-Each measurement is a process of its own, `python -m recognition.scoring_bench CASE PASS SCALE RESAMPLES THREADS`, so
+Each measurement is a process of its own, `python -m recognition.bench.scoring CASE PASS SCALE RESAMPLES THREADS`, so
 that its peak is nobody else's.
 """
 
@@ -13,38 +13,45 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recognition.bench.limits import copies
 from recognition.evaluation import identification
 from recognition.evaluation.identification import DISTRACTOR
 from recognition.evaluation.listed import Listed
 from recognition.evaluation.protocol import Asked, Looked, Rules
-from recognition.evaluation.protocols._templates import Shots, TemplatePairs, verification
+from recognition.evaluation.protocols._templates import Shots, TemplatePairs, Templates, verification
 from recognition.evaluation.protocols.survface import WatchList
 from recognition.evaluation.retrieval import VIEW, Retrieval
 from recognition.evaluation.templates import IJB_FAR
 from recognition.machine import peak_memory
 
 MOST = 2e9  # bytes that a whole process may take
-PASSES = {"score": "the protocol", "intervals": "with intervals", "bare": "bare products"}
+PASSES = {"score": "the protocol", "intervals": "with intervals"}
 DIMENSIONS = 512
-MEBI = 2**20
+TINY = 400  # a case whose size is divided by this is done at once
 FRAMES = 4  # pictures of one medium in a random template
-# what numbers go with 469,375 pictures of IJB-C, as (genuine, impostor) pairs
-TEMPLATES, GENUINE, IMPOSTORS = 23_124, 19_557, 15_638_932
+# of IJB-C: how many templates, which of them stand in the galleries, and pairs of such a one with a probe
+PICTURES, TEMPLATES, ENROLLED, GENUINE, IMPOSTORS = 469_375, 23_124, 3_531, 19_557, 15_638_932
+ALIKE = (0.05, 0.45)  # cosines of a probe and its mate; the best of 157,871 strangers has 0.2, so most come first
+SAME = (0.7, 0.95)  # and those of two gallery pictures of one person
 
 
 @dataclass(frozen=True)
 class Case:
-    """A benchmark of random embeddings."""
+    """A benchmark of drawn embeddings."""
 
     about: str
     images: int
     score: Callable[[dict[str, Looked], Asked], object]
     bare: Callable[[Tensor], None]
+    prepare: Callable[[Tensor], object] = lambda embeddings: None  # before it is measured: what is no noise, and lists
+    passes: tuple[str, ...] = tuple(PASSES)
+    limit: str = "bare products"
 
 
 class Rows(Listed):
@@ -61,26 +68,28 @@ def report(args: Namespace) -> list[str]:
     args: cases, repeats, scale (the size's divisor), resamples, threads. ValueError for a case that fails.
     """
     lines = [
-        f"random embeddings of {DIMENSIONS} numbers, {args.threads} threads; the fastest of {args.repeats}; peak "
+        f"drawn embeddings of {DIMENSIONS} numbers, {args.threads} threads; the fastest of {args.repeats}; peak "
         "memory is the whole process's, embeddings and libraries included (before: these alone); the share is of CPU "
         "time, which a busy machine changes least",
         "",
-        f"| | seconds | of CPU | of the bare products | peak MB | of which before | under {MOST / 1e9:g} GB |",
+        f"| | seconds | of CPU | of the limit | peak MB | of which before | under {MOST / 1e9:g} GB |",
         "|---|---:|---:|---:|---:|---:|---|",
     ]
     for name in args.cases:
-        found = {way: [] for way in PASSES}
+        case = CASES[name]
+        found = {way: [] for way in (*case.passes, "bare")}
         for _ in range(args.repeats):  # in turn, so that a busy machine slows them alike
-            for way in PASSES:
+            for way in found:
                 found[way].append(_fresh(name, way, args))
         fastest = {way: min(runs, key=lambda run: run["cpu"]) for way, runs in found.items()}
         limit = fastest["bare"]["cpu"]
-        lines.append(f"| {CASES[name].about} | | | | | | |")
+        lines.append(f"| {case.about} | | | | | | |")
         for way, run in fastest.items():
             share = "limit" if way == "bare" else f"{100 * run['cpu'] / limit:.0f} %"
             peak = max(one["peak"] for one in found[way])
+            label = PASSES.get(way, case.limit)
             lines.append(
-                f"| {name}, {PASSES[way]} | {run['seconds']:.1f} | {run['cpu']:.1f} | {share} | {peak / 1e6:,.0f} | "
+                f"| {name}, {label} | {run['seconds']:.1f} | {run['cpu']:.1f} | {share} | {peak / 1e6:,.0f} | "
                 f"{run['before'] / 1e6:,.0f} | {'yes' if peak < MOST else 'NO'} |"
             )
     return lines
@@ -88,17 +97,21 @@ def report(args: Namespace) -> list[str]:
 
 def _fresh(name: str, way: str, args: Namespace) -> dict[str, float]:
     numbers = [str(n) for n in (args.scale, args.resamples, args.threads)]
-    command = [sys.executable, "-m", "recognition.scoring_bench", name, way, *numbers]
+    command = [sys.executable, "-m", "recognition.bench.scoring", name, way, *numbers]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ValueError(f"{name}, {PASSES[way]} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+        raise ValueError(
+            f"{name}, {PASSES.get(way, CASES[name].limit)} ended with {done.returncode}: {done.stderr.strip()[-500:]}"
+        )
     return json.loads(done.stdout)
 
 
 def _measure(name: str, way: str, scale: int, resamples: int, threads: int) -> dict[str, float]:
     torch.set_num_threads(threads)
     case = CASES[name]
+    case.score({VIEW: Looked(_random(case.images // TINY))}, Asked(resamples=2))  # what is loaded with a first call
     embeddings = _random(case.images // scale)
+    case.prepare(embeddings)
     before, begin, spent = peak_memory(), time.perf_counter(), time.process_time()
     if way == "bare":
         case.bare(embeddings)
@@ -130,6 +143,28 @@ def _products(probe: Tensor, gallery: Tensor) -> None:
     room = gallery.new_empty(min(step, len(probe)), len(gallery))
     for block in probe.split(step):
         torch.mm(block, gallery.T, out=room[: len(block)])
+
+
+def _near(embeddings: Tensor, probes: np.ndarray, mates: np.ndarray, alike: tuple[float, float] = ALIKE) -> None:
+    """Turn probes, in place, so that each has about such a cosine to its mate. probes, mates: (n,) rows."""
+    generator = torch.Generator().manual_seed(1)
+    for some, others in zip(torch.from_numpy(probes).split(4096), torch.from_numpy(mates).split(4096), strict=True):
+        cosine = torch.empty(len(some), 1).uniform_(*alike, generator=generator)
+        embeddings[some] = cosine * embeddings[others] + (1 - cosine**2).sqrt() * embeddings[some]
+
+
+def _tinyface_drawn(embeddings: Tensor) -> None:
+    probes, gallery, _ = _shares(len(embeddings), 3728, 4443, 153428)
+    people = max(1, len(gallery) * 2569 // 4443)
+    _near(embeddings, gallery[people:], gallery[np.arange(people, len(gallery)) % people], SAME)
+    _near(embeddings, probes, gallery[np.arange(len(probes)) % people])
+
+
+def _survface_drawn(embeddings: Tensor) -> None:
+    gallery, mated, _ = _shares(len(embeddings), 60294, 60423, 121736)
+    people = max(1, len(gallery) // 20)
+    _near(embeddings, gallery[people:], gallery[np.arange(people, len(gallery)) % people], SAME)
+    _near(embeddings, mated, gallery[np.arange(len(mated)) % people])
 
 
 def _tinyface(looked: dict[str, Looked], asked: Asked) -> object:
@@ -172,46 +207,87 @@ def _survface_bare(embeddings: Tensor) -> None:
     _products(embeddings[len(gallery) :], embeddings[: len(gallery)])
 
 
-def _ijbc(looked: dict[str, Looked], asked: Asked) -> object:
-    generator = np.random.default_rng(0)
-    count = len(looked[VIEW].embedding)
-    templates = TEMPLATES * count // CASES["ijbc"].images
-    person = np.arange(templates, dtype=np.int32) // 6
-    weight = generator.uniform(0.5, 1, count).astype(np.float32)
+@cache
+def _shots(count: int) -> tuple[Shots, np.ndarray]:
+    """So many pictures in templates, and (T,) whose template each is; the first templates are the galleries'."""
+    templates = TEMPLATES * count // PICTURES
+    enrolled = max(2, ENROLLED * templates // TEMPLATES)
     shots = Shots(
         (np.arange(count) * templates // count).astype(np.int32),
         np.arange(count) // FRAMES,
         np.arange(count),
         templates,
-        weight,
+        np.random.default_rng(0).uniform(0.5, 1, count).astype(np.float32),
     )
-    genuine, impostors = (n * count // CASES["ijbc"].images for n in (GENUINE, IMPOSTORS))
-    first = generator.integers(templates, size=genuine + impostors, dtype=np.int32)
-    second = generator.integers(templates, size=genuine + impostors, dtype=np.int32)
-    second[:genuine] = first[:genuine] // 6 * 6 + (first[:genuine] + 1) % 6
-    second = np.minimum(second, templates - 1)
-    same = np.arange(len(first)) < genuine
-    made = shots.pooled(looked.pop(VIEW), shots.view(None), keep_norm=True)
-    return verification(made, TemplatePairs(first, second, same, person), asked, IJB_FAR)
+    return shots, (np.arange(templates) % enrolled).astype(np.int32)
+
+
+@cache
+def _pairs(count: int) -> TemplatePairs:
+    """As many pairs as go with so many pictures, of a gallery's template and a probe's each, in no order."""
+    generator, person = np.random.default_rng(0), _shots(count)[1]
+    enrolled, templates = int(person.max()) + 1, len(person)
+    genuine, impostors = (max(2, n * count // PICTURES) for n in (GENUINE, IMPOSTORS))
+    first = generator.integers(enrolled, size=genuine + impostors, dtype=np.int32)
+    second = generator.integers(enrolled, templates, size=genuine + impostors, dtype=np.int32)
+    chosen = generator.choice(len(first), genuine, replace=False)
+    first[chosen] = person[second[chosen]]
+    return TemplatePairs(first, second, person[first] == person[second], person)
+
+
+def _pooled(looked: dict[str, Looked], asked: Asked) -> Templates:
+    shots, _ = _shots(len(looked[VIEW].embedding))
+    return shots.pooled(looked.pop(VIEW), shots.view(None), keep_norm=True)
+
+
+def _reading(embeddings: Tensor) -> None:
+    next(copies(embeddings.nbytes, 1, embeddings.device))
+
+
+def _ijbc(looked: dict[str, Looked], asked: Asked) -> object:
+    count = len(looked[VIEW].embedding)
+    return verification(_pooled(looked, asked), _pairs(count), asked, IJB_FAR)
 
 
 def _ijbc_bare(embeddings: Tensor) -> None:
-    """One product of all templates with one another, in which every pair is; reading the embeddings once before it."""
-    templates = TEMPLATES * len(embeddings) // CASES["ijbc"].images
-    totals = torch.zeros(templates, DIMENSIONS)
-    owner = torch.arange(len(embeddings)) * templates // len(embeddings)
-    totals.index_add_(0, owner, embeddings)
-    _products(totals, totals)
+    """One product of all the galleries' templates with all the probes'; a copy of the embeddings before it."""
+    _reading(embeddings)
+    person = _shots(len(embeddings))[1]
+    enrolled = int(person.max()) + 1
+    _products(*embeddings[: len(person)].split([enrolled, len(person) - enrolled]))
 
 
 CASES = {
     "tinyface": Case(
-        "TinyFace: 3,728 probes x 157,871, rank-K and mAP", 3728 + 4443 + 153428, _tinyface, _tinyface_bare
+        "TinyFace: 3,728 probes x 157,871, rank-K and mAP",
+        3728 + 4443 + 153428,
+        _tinyface,
+        _tinyface_bare,
+        _tinyface_drawn,
     ),
     "survface": Case(
-        "QMUL-SurvFace: 182,159 probes x 60,294, TPIR@FPIR", 60294 + 60423 + 121736, _survface, _survface_bare
+        "QMUL-SurvFace: 182,159 probes x 60,294, TPIR@FPIR",
+        60294 + 60423 + 121736,
+        _survface,
+        _survface_bare,
+        _survface_drawn,
     ),
-    "ijbc": Case("IJB-C: 469,375 pictures, 23,124 templates, 15,658,489 pairs", 469375, _ijbc, _ijbc_bare),
+    "ijbc": Case(
+        "IJB-C: 469,375 pictures, 23,124 templates, 15,658,489 pairs",
+        PICTURES,
+        _ijbc,
+        _ijbc_bare,
+        lambda embeddings: _pairs(len(embeddings)),
+    ),
+    "pooling": Case(
+        "of it, pooling alone: 469,375 pictures to 23,124 templates",
+        PICTURES,
+        _pooled,
+        _reading,
+        lambda embeddings: _shots(len(embeddings)),
+        passes=("score",),
+        limit="bare copy of the embeddings",
+    ),
 }
 
 

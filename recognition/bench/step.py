@@ -12,6 +12,7 @@ import torch
 
 from recognition import config as settings
 from recognition import distributed, plan
+from recognition.bench import model_step
 from recognition.inputs import open_records
 from recognition.learner import Learner
 from recognition.types import IMAGE_SIZE, Batch
@@ -26,8 +27,15 @@ def cases(args: Namespace) -> Iterator[tuple[str, dict[str, Case]]]:
     """What each recipe keeps in memory, and its steps. args: recipes, set (overrides), batch, device.
 
     The images are noise, so that nothing is decoded; the classes are the recipe's. ConfigError, a ValueError, for a
-    recipe that does not resolve or lacks a file.
+    recipe that does not resolve or lacks a file. With args.backbone model_step measures, without recipes.
     """
+    if bool(args.backbone) == bool(args.recipes):
+        raise ValueError("name recipes, or a network by --backbone, and not both")
+    if args.backbone:
+        with model_step.cases(args) as found:
+            yield found
+        return
+    args.measured = None
     if args.batch < 2:
         raise ValueError(f"--batch {args.batch}: batch norms in training want 2 images at least")
     names = [Path(recipe).stem for recipe in args.recipes]
@@ -47,6 +55,11 @@ def cases(args: Namespace) -> Iterator[tuple[str, dict[str, Case]]]:
         )
     finally:
         distributed.stop()
+
+
+def summary(args: Namespace, rates: dict[str, list[float]]) -> list[str]:
+    """More lines on steps without recipes."""
+    return model_step.summary(args, rates) if args.measured is not None else []
 
 
 def _learner(recipe: str, overrides: list[str], batch: int, world: distributed.World) -> Learner:
