@@ -8,11 +8,13 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 UNFINISHED = ".tmp"  # ending of a name that stands for a file being written
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+ABANDONED = 24 * 3600  # seconds without a write: what another machine began is left, nobody writes one file so long
 CANNOT_FLUSH = (
     errno.EINVAL,
     errno.ENOTSUP,
@@ -40,7 +42,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}@{_machine()}{UNFINISHED}")
     try:
         with temporary.open("wb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -96,13 +98,24 @@ def no_room(error: OSError) -> bool:
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed processes left half-written of this file; what a living one is writing stays."""
+    """Remove what killed processes left half-written of this file; what a living one is writing stays.
+
+    A process of another machine that shares the folder is taken for living until it has not written for a day.
+    """
     start = f".{path.name}."
     for name in os.listdir(path.parent):
-        process = name.removeprefix(start).removesuffix(UNFINISHED)
-        if name == f"{start}{process}{UNFINISHED}" and process.isdecimal() and not _lives(int(process)):
-            with contextlib.suppress(OSError):  # another process may sweep too
-                (path.parent / name).unlink()
+        process, _, machine = name.removeprefix(start).removesuffix(UNFINISHED).partition("@")
+        if name != f"{start}{process}@{machine}{UNFINISHED}" or not process.isdecimal():
+            continue
+        with contextlib.suppress(OSError):  # another process may sweep too
+            left = path.parent / name
+            here = machine == _machine()
+            if not _lives(int(process)) if here else time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
+
+
+def _machine() -> str:
+    return socket.gethostname().replace("/", "_").replace(".", "_")
 
 
 def _lives(process: int) -> bool:

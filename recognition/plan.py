@@ -15,6 +15,7 @@ from recognition.distributed import share
 from recognition.loss_parts import batch_fields
 from recognition.memory import network_bytes, process_bytes
 from recognition.model import count_parameters
+from recognition.partial_fc.memory import estimate
 from recognition.types import IMAGE_SIZE
 
 if TYPE_CHECKING:
@@ -127,19 +128,20 @@ def memory_parts(trainer: Trainer) -> dict[str, int]:
     moments = 1 if trainer.config.optim.name == "sgd" else 2
     learner = trainer.learner
     classifier, section = learner.classifier, trainer.config.classifier
-    return process_bytes(
-        network(learner, moments),
-        activations(learner, trainer.config.data.batch_size * (1 + learner.losses.views)),
-        num_classes=classifier.num_classes,
-        embedding_size=classifier.weight.shape[1],
-        global_batch=trainer.global_batch * (2 if section.twins else 1),
+    of_classifier = estimate(
+        classifier.num_classes,
+        classifier.weight.shape[1],
+        trainer.global_batch * (2 if section.twins else 1),
         sample_rate=classifier.sample_rate,
         state=classifier.state,
         moments=moments,
         accumulate=trainer.config.optim.accumulate,
         world_size=trainer.world.world_size,
         in_place=classifier.in_place(),
-        beside=beside(learner, moments),
+    )
+    images = trainer.config.data.batch_size * (1 + learner.losses.views)
+    return process_bytes(
+        network(learner, moments), of_classifier, activations(learner, images), beside(learner, moments)
     )
 
 

@@ -57,13 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             rates: dict[str, list[float]] = {name: [] for name in cases}
             for _, (name, (start, _)) in itertools.product(range(args.repeats), cases.items()):
                 rates[name].append(rate(start, args.seconds, args.warm_up, subject.warm_up_pieces))
+        print(f"{about}, {os.cpu_count()} cores\n")
+        print(table(rates, {name: limit for name, (_, limit) in cases.items()}, subject.unit))
+        if hasattr(module, "summary") and (lines := module.summary(args, rates)):
+            print("", *lines, sep="\n")
     except (ValueError, OSError) as error:
         print(f"benchmark {args.subject}: {error}", file=sys.stderr)
         return 1
-    print(f"{about}, {os.cpu_count()} cores\n")
-    print(table(rates, {name: limit for name, (_, limit) in cases.items()}, subject.unit))
-    if hasattr(module, "summary") and (lines := module.summary(args, rates)):
-        print("", *lines, sep="\n")
     return 0
 
 

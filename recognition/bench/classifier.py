@@ -18,6 +18,7 @@ from recognition.bench.classifier_processes import scaling
 from recognition.machine import device_free, memory_left, most_held, readable_size
 from recognition.margins import MARGINS
 from recognition.partial_fc import PartialFC
+from recognition.partial_fc.blocks import BLOCK
 from recognition.partial_fc.functions import multiply
 from recognition.partial_fc.memory import FLOAT, estimate
 
@@ -257,21 +258,40 @@ def _finish(loss: Tensor, optimizer: torch.optim.Optimizer, embedding: Tensor) -
 @torch.no_grad()
 def _products(args: Namespace, device: torch.device, copies: bool = False) -> Iterator[int]:
     """copies: and what must be moved beside: SGD reads and writes centres and momentum and reads the gradient, the
-    softmax and its gradient read and write the logits once each.
+    softmax and its gradient read and write the logits once each. Sampled rows are gathered and written back.
     """
     low, rows = args.precision == "bf16", max(1, round(args.rate * args.classes))
     embedding = _batches(args, device)[0][0].detach()
     centres = torch.randn(rows, args.embedding, device=device)
     logits, of_centres = torch.empty(args.batch, rows, device=device), torch.empty_like(centres)
     of_embedding = torch.empty_like(embedding)
-    size = int(copies * FLOAT * rows * (2.5 * args.embedding + 2 * args.batch))
-    source, target = (torch.zeros(min(size, COPIED_AT_ONCE), dtype=torch.uint8, device=device) for _ in range(2))
+    move = _moves(args.classes, rows, args.embedding, args.batch, device) if copies else None
     while True:
         multiply(embedding, centres.T, low, out=logits)
         multiply(logits, centres, low, out=of_embedding)
         multiply(logits.T, embedding, low, out=of_centres)
-        for start in range(0, size, COPIED_AT_ONCE):
-            target[: size - start].copy_(source[: size - start])
+        if move is not None:
+            move()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         yield args.batch
+
+
+def _moves(classes: int, rows: int, columns: int, batch: int, device: torch.device) -> Callable[[], None]:
+    """Bare copies of the bytes that an update moves beside its products; of sampled rows by their places."""
+    sampled = rows < classes
+    size = FLOAT * rows * (2 * batch + (columns // 2 if sampled else 5 * columns // 2))
+    source, target = (torch.zeros(min(size, COPIED_AT_ONCE), dtype=torch.uint8, device=device) for _ in range(2))
+    matrix = torch.zeros(classes if sampled else 0, columns, device=device)
+    block = matrix.new_empty(min(rows, BLOCK // (FLOAT * columns)), columns)
+    places = [torch.randperm(classes)[:rows].sort().values.to(device) for _ in range(2 if sampled else 0)]
+
+    def move() -> None:
+        for start in range(0, size, COPIED_AT_ONCE):
+            target[: size - start].copy_(source[: size - start])
+        for place in places:  # of centres and of momentum
+            for part in place.split(max(1, len(block))):
+                torch.index_select(matrix, 0, part, out=block[: len(part)])
+                matrix.index_copy_(0, part, block[: len(part)])
+
+    return move

@@ -26,7 +26,7 @@ def scaling(args: Namespace) -> list[str]:
     classes and one thread, in turn.
 
     Efficiency is the rate by the number of processes times that of one. Communication is the share of a process's time
-    in collectives, waiting for the others included. RuntimeError where a process fails.
+    in collectives, waiting for the others included. ValueError where a process fails.
     """
     lines = [
         f"| on processes of one thread each | images/s of 1 | of {args.processes} | efficiency | communication |",
@@ -73,7 +73,7 @@ def _together(size: int, one: dict) -> dict[str, float]:
     said = [worker.communicate() for worker in workers]
     for worker, (_, errors) in zip(workers, said, strict=True):
         if worker.returncode:
-            raise RuntimeError(f"a process of the benchmark failed: {errors.strip()[-500:]}")
+            raise ValueError(f"a process of the benchmark failed: {errors.strip()[-500:]}")
     found = [json.loads(output.splitlines()[-1]) for output, _ in said]
     return {
         "rate": min(one["rate"] for one in found),

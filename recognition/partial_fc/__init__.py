@@ -15,10 +15,10 @@ from recognition import distributed
 from recognition.partial_fc.blocks import Memory
 from recognition.partial_fc.centres import check_centres, class_range, draw_centres
 from recognition.partial_fc.functions import (
-    SMALLEST_NORM,
     Cosine,
     ScaleGradient,
     SoftmaxCrossEntropy,
+    Unit,
     sum_over_processes,
 )
 from recognition.partial_fc.labels import LabelError, gather_labels
@@ -140,7 +140,7 @@ class PartialFC(nn.Module):
             None if rows is None else distributed.gather(rows.detach(), counts) for rows in (score, gate, measured)
         )
         with torch.autocast(embedding.device.type, enabled=False):
-            norm = torch.linalg.vector_norm(embedding, dim=1, keepdim=True)
+            unit, norm = Unit.apply(embedding)
             rows = self.sample(label, step, embedding) if self.training and self.sample_rate < 1 else None
             self.sampled_rows = rows
             column = self._columns(label, rows)
@@ -156,7 +156,6 @@ class PartialFC(nn.Module):
                 measured=measured,
                 disposable=self.in_place(),
             )
-            unit = embedding / norm.clamp_min(SMALLEST_NORM)
             return self._reduce(self._logits(unit, rows, column, context), column, context)
 
     def sample(self, label: Tensor, step: int, embedding: Tensor | None = None) -> Tensor:

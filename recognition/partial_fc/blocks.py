@@ -14,17 +14,19 @@ BLOCK = 1 << 21  # bytes: the second cache of a core; a device that is no CPU is
 BLOCK_ELSEWHERE = 1 << 27
 ALIGNMENT = 64  # bytes, as torch's own
 IN_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
-LARGE = 1 << 22  # bytes: from here on the C library hands back what is left, and numpy asks for large pages
+LARGE = 1 << 18  # bytes: from here on the C library may hand back what is left; numpy asks for large pages at 4 MiB
 
 
-def row_blocks(matrix: Tensor, rows: Tensor | None, dtype: torch.dtype | None = None) -> Iterator[tuple[slice, Tensor]]:
+def row_blocks(
+    matrix: Tensor, rows: Tensor | None, memory: Memory, dtype: torch.dtype | None = None
+) -> Iterator[tuple[slice, Tensor]]:
     """The rows of a matrix that take part, block by block: which of them, and (rows of the block, columns).
 
     rows: (n,) int64, gathered into memory that the next block overwrites; None = all, which are views. dtype: of the
     blocks, which are copies then; None = the matrix's.
     """
     count, size = len(matrix) if rows is None else len(rows), rows_at_once(matrix)
-    gathered = None if rows is None else matrix.new_empty(min(size, count), matrix.shape[1])
+    gathered = None if rows is None else memory.empty((min(size, count), matrix.shape[1]), matrix)
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
         if rows is None:

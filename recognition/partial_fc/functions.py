@@ -37,6 +37,32 @@ class ScaleGradient(torch.autograd.Function):
         return gradient * ctx.factor, None
 
 
+class Unit(torch.autograd.Function):
+    """Embeddings (N, D) -> the same of length 1, and their lengths (N, 1); what is shorter than SMALLEST_NORM is
+    divided by that. One function, as autograd's own chain makes eight buffers of the embeddings' size.
+    """
+
+    @staticmethod
+    def forward(ctx, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        norm = torch.linalg.vector_norm(embedding, dim=1, keepdim=True)
+        unit = embedding / norm.clamp_min(SMALLEST_NORM)
+        ctx.save_for_backward(unit, norm)
+        ctx.set_materialize_grads(False)
+        return unit, norm
+
+    @staticmethod
+    def backward(ctx, of_unit: Tensor | None, of_norm: Tensor | None) -> Tensor | None:
+        unit, norm = ctx.saved_tensors
+        gradient = None
+        if of_unit is not None:
+            radial = (of_unit * unit).sum(1, keepdim=True).masked_fill_(norm < SMALLEST_NORM, 0.0)
+            gradient = torch.addcmul(of_unit, unit, radial, value=-1.0).div_(norm.clamp_min(SMALLEST_NORM))
+        if of_norm is not None:
+            along = of_norm * unit
+            gradient = along if gradient is None else gradient.add_(along)
+        return gradient
+
+
 @contextlib.contextmanager
 def _bf16_on_cpu() -> Iterator[None]:
     """float32 matrices are multiplied as bf16 by processors that can, sums and products stay float32."""
@@ -77,7 +103,7 @@ class Cosine(torch.autograd.Function):
     def forward(ctx, unit: Tensor, weight: Tensor, rows: Tensor | None, low: bool, memory: Memory) -> Tensor:
         count = len(weight) if rows is None else len(rows)
         cosine, norm = memory.empty((len(unit), count), unit), unit.new_empty(count)
-        for part, centres in row_blocks(weight.detach(), rows, unit.dtype):
+        for part, centres in row_blocks(weight.detach(), rows, memory, unit.dtype):
             length = torch.linalg.vector_norm(centres, dim=1, out=norm[part]).clamp_min_(SMALLEST_NORM)
             multiply(unit, centres.T, low, out=cosine[:, part])
             cosine[:, part].div_(length).clamp_(-1.0, 1.0)
@@ -87,13 +113,14 @@ class Cosine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        unit, weight, norm, rows = ctx.saved_tensors
+        (unit, weight, norm, rows), memory = ctx.saved_tensors, ctx.memory
         of_unit = torch.zeros_like(unit) if ctx.needs_input_grad[0] else None
-        of_weight = ctx.memory.empty((len(norm), unit.shape[1]), unit) if ctx.needs_input_grad[1] else None
-        products = unit.new_empty(min(len(norm), rows_at_once(weight)), unit.shape[1])  # used again by every block
+        of_weight = memory.empty((len(norm), unit.shape[1]), unit) if ctx.needs_input_grad[1] else None
+        at_once = min(len(norm), rows_at_once(weight))  # both are used again by every block:
+        quotients, products = memory.empty((len(unit), at_once), unit), memory.empty((at_once, unit.shape[1]), unit)
         with torch.autocast(gradient.device.type, enabled=False):
-            for part, centres in row_blocks(weight.detach(), rows, unit.dtype):
-                divided = gradient[:, part] / norm[part]
+            for part, centres in row_blocks(weight.detach(), rows, memory, unit.dtype):
+                divided = torch.div(gradient[:, part], norm[part], out=quotients[:, : len(centres)])
                 if of_unit is not None:
                     of_unit += multiply(divided, centres, ctx.low)
                 if of_weight is not None:

@@ -115,8 +115,8 @@ class RowUpdate:
                 before = state["momentum_buffer"] = torch.zeros_like(weight, dtype=gradient.dtype)
         self.touched = 0
         settings = {name: group[name] for name in ("weight_decay", "dampening", "nesterov", "maximize")}
-        held = row_blocks(before, rows) if before is not None and not before.is_sparse else None
-        for part, centres in row_blocks(weight, rows):
+        held = row_blocks(before, rows, self._memory) if before is not None and not before.is_sparse else None
+        for part, centres in row_blocks(weight, rows, self._memory):
             momentum = None
             if held is not None:
                 _, momentum = next(held)

@@ -117,8 +117,11 @@ with replacing({str(tmp_path / "it")!r}) as temporary:
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     assert len(names(tmp_path)) == 1 and names(tmp_path)[0].startswith(".it.")
-    living = tmp_path / f".it.{os.getppid()}.tmp"
-    living.write_text("of another process")
+    here = names(tmp_path)[0].partition("@")[2]
+    living, far, old = (tmp_path / f".it.{who}" for who in (f"{os.getppid()}@{here}", "7@far.tmp", "8@far.tmp"))
+    for path in (living, far, old):
+        path.write_text("of another process")
+    os.utime(old, (0, 0))
     (tmp_path / ".it.old.tmp").write_text("not ours")
     write_atomically(tmp_path / "it", "whole")
-    assert names(tmp_path) == sorted([living.name, ".it.old.tmp", "it"])
+    assert names(tmp_path) == sorted([living.name, far.name, ".it.old.tmp", "it"]), "of another machine: after a day"

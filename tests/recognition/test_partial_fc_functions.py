@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recognition.margins import MARGINS
 from recognition.partial_fc import PartialFC, blocks
-from recognition.partial_fc.functions import SoftmaxCrossEntropy, multiply
+from recognition.partial_fc.functions import SMALLEST_NORM, SoftmaxCrossEntropy, Unit, multiply
 from recognition.types import MarginContext
 from tests.recognition.test_partial_fc import Binary, D, batch_of, close
 
@@ -250,3 +250,23 @@ def test_a_gradient_that_is_kept_is_not_written_over():
     before = kept.clone()
     classifier(embedding.flip(0), label).backward()
     assert torch.equal(kept, before) and kept.data_ptr() != classifier.weight.grad.data_ptr()
+
+
+def test_unit_embeddings_and_their_lengths_are_those_of_the_plain_chain():
+    """Values and gradients, of a row of zeros and one that is too short as well."""
+    embedding = torch.randn(5, 7, dtype=torch.float64)
+    embedding[1], embedding[2] = 0.0, embedding[2] * 1e-14
+    of_unit, of_norm = torch.randn(5, 7, dtype=torch.float64), torch.randn(5, 1, dtype=torch.float64)
+    for weights in ((of_unit, of_norm), (of_unit, None), (None, of_norm)):
+        found, wanted = (embedding.clone().requires_grad_() for _ in range(2))
+        norm = torch.linalg.vector_norm(wanted, dim=1, keepdim=True)
+        plain, ours = (wanted / norm.clamp_min(SMALLEST_NORM), norm), Unit.apply(found)
+        for (x, y), weight in zip(zip(plain, ours, strict=True), weights, strict=True):
+            assert torch.equal(x, y)
+            if weight is not None:
+                (x * weight).sum().backward(retain_graph=True)
+        kept = [(y, weight) for y, weight in zip(ours, weights, strict=True) if weight is not None]
+        torch.autograd.backward([y for y, _ in kept], [weight for _, weight in kept])
+        long = [0, 3, 4] if weights[1] is not None else [0, 1, 2, 3, 4]  # the unit vector of a short row is not one
+        torch.testing.assert_close(found.grad[long], wanted.grad[long])
+        assert found.grad.isfinite().all()

@@ -24,6 +24,7 @@ from recognition.data.landmarks import write_landmarks
 from recognition.data.records import Records
 from recognition.data.scores import ShardScores
 from recognition.distributed import World
+from recognition.files import _machine
 from recognition.model import assemble
 from recognition.scoring import Scored, complete, identify
 from tests.disk import fill, small_disk
@@ -138,7 +139,7 @@ def test_what_a_kill_leaves_is_taken_up_by_another_number_of_processes(folder: P
         run_processes(2, killed, folder)
     parts = [name for name in sidecars(folder) if name.endswith(".safetensors")]
     assert len(parts) == 2 and all(".part-" in name for name in parts)
-    (folder / f".{parts[0]}.{2**30}.tmp").write_bytes(b"half")  # as of a process killed while it wrote
+    (folder / f".{parts[0]}.{2**30}@{_machine()}.tmp").write_bytes(b"half")  # as of a process killed while it wrote
     done = score(folder, world, scorer := Counting())
     assert np.array_equal(done.scores, whole)
     assert done.computed in (30, 26) and scorer.calls in (8, 7), "five blocks of each are kept, or six of the other's"

@@ -134,13 +134,9 @@ def test_the_carried_numbers_derived_plainly():
 
 def test_one_process_is_the_sum_of_its_parts():
     network = Network(weights=1000, trained=100, kept=50, kept_once=7)
-    parts = process_bytes(
-        network.bytes(2), network.activations(3), num_classes=40, embedding_size=8, global_batch=6, moments=2, beside=9
-    )
-    assert parts["network"] == 4 * 1000 + 4 * (2 + 2) * 100 and parts["activations"] == 7 + 150
-    assert {name: size for name, size in parts.items() if name not in ("network", "activations", "beside")} == estimate(
-        40, 8, 6, moments=2
-    )
+    classifier = estimate(40, 8, 6, moments=2)
+    parts = process_bytes(network.bytes(2), classifier, network.activations(3), beside=9)
+    assert parts == {"network": 4 * 1000 + 4 * (2 + 2) * 100, **classifier, "activations": 7 + 150, "beside": 9}
 
 
 @pytest.mark.parametrize("name", ["r50", pytest.param("r100", marks=pytest.mark.slow)])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recognition.memory import Network, process_bytes
-from recognition.partial_fc.memory import FLOAT
+from recognition.partial_fc.memory import FLOAT, estimate
 
 GIB = 2**30
 EMBEDDING = 512
@@ -118,16 +118,10 @@ class Step:
 def memory(run: Run, state: str = "all") -> dict[str, int]:
     """Bytes of a card by purpose, fp16 autocast, SGD with momentum: recognition.memory's arithmetic."""
     network, _ = NETWORKS[run.network]
-    return process_bytes(
-        network.bytes(),
-        network.activations(run.batch),
-        num_classes=run.classes,
-        embedding_size=EMBEDDING,
-        global_batch=run.global_batch,
-        sample_rate=run.rate,
-        state=state,
-        world_size=run.cards,
+    classifier = estimate(
+        run.classes, EMBEDDING, run.global_batch, sample_rate=run.rate, state=state, world_size=run.cards
     )
+    return process_bytes(network.bytes(), classifier, network.activations(run.batch))
 
 
 def exchanged(run: Run) -> dict[str, float]:
