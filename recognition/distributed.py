@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recognition import allocator
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -51,7 +53,9 @@ def start(device: str = "auto", timeout_minutes: float = 30.0, deterministic: bo
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    if on_cuda:
+    if not on_cuda:
+        allocator.keep_freed()
+    else:
         torch.cuda.set_device(here)
         torch.backends.cudnn.allow_tf32 = False  # torch's default rounds "fp32" convolutions to 10 bits
     # gloo beside nccl: processes agree on flags and texts, which lie in the CPU's memory

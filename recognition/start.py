@@ -66,11 +66,14 @@ def begin(trainer: Trainer) -> bool:
         trainer.learner.classifier.init_centres(means)
     if trainer.learner.average is not None:
         trainer.learner.average.start()
-    if trainer.world.is_main:
-        trainer.picture("faces", report.face_figure(some_images(trainer.records, 6, trainer.bad_records)))
     if trainer.config.evaluation.at_start:
         trainer.evaluations.run(trainer, "before")
     return True
+
+
+def show_faces(trainer: Trainer) -> None:
+    """Draw some faces at several sides. After the first update, as to import and draw takes a second."""
+    trainer.picture("faces", report.face_figure(some_images(trainer.records, 6, trainer.bad_records)))
 
 
 def _fit_gate(trainer: Trainer) -> dict[str, object]:

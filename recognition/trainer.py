@@ -30,7 +30,7 @@ from recognition.meter import Meter
 from recognition.optim import Schedule
 from recognition.random_state import seed_all
 from recognition.signals import StopSignals
-from recognition.start import begin
+from recognition.start import begin, show_faces
 from recognition.types import Batch
 from recognition.weights import sha256
 
@@ -96,6 +96,8 @@ class Trainer:
             while self.update < self.schedule.total and not self.stopped_by:
                 loss = self.train_update(batches)
                 self._log(loss)
+                if self.update == 1 and self.world.is_main:
+                    show_faces(self)
                 last = self.update == self.schedule.total
                 if self._save_due() or last or self.stopped_by:
                     self.save()

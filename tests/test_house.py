@@ -16,6 +16,7 @@ CONTRACTS = (
     "config",
     "recipes",
     "values",
+    "allocator",
     "distributed",
     "types",
     "files",

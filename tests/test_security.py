@@ -221,8 +221,8 @@ ALLOWED = {
     "import pickle": {"recognition/data/pairs.py"},  # writes .bin sets, which are pickles; see the next test
     # recipes are code, and trusted; a benchmark runs tools/train.py
     "import runpy": {"recognition/recipes.py", "recognition/bench/first_step.py"},
-    # mincore: which pages of a file are in memory; malloc_trim
-    "import ctypes": {"recognition/bench/page_cache.py", "recognition/bench/growth/work.py"},
+    # mincore: which pages of a file are in memory; mallopt
+    "import ctypes": {"recognition/bench/page_cache.py", "recognition/allocator.py"},
     "importlib.machinery.SourceFileLoader": {"recognition/command.py"},  # our own tools
     # git's commit; a training each; a case each, whose memory is measured; a benchmark each
     "import subprocess": {

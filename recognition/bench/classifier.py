@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from recognition import distributed
+from recognition import allocator, distributed
 from recognition.bench.classifier_processes import scaling
 from recognition.machine import device_free, memory_left, most_held, readable_size
 from recognition.margins import MARGINS
@@ -27,6 +27,7 @@ BATCHES = 4  # different ones, in turn
 LINEAR = "nn.Linear, cross_entropy"
 LIMIT = "bare products"
 HEAD_ROOM = 1.2
+GIVEN_BACK = 1 << 25  # bytes, glibc's own largest threshold
 COPIED_AT_ONCE = 1 << 26  # bytes
 SAMPLE_SHARE = 10  # the smallest of --samples is compared with a tenth of its classes, the others with as many
 
@@ -53,6 +54,7 @@ def cases(args: Namespace) -> Iterator[tuple[str, dict[str, Case]]]:
     if min(*args.classes, *args.batch, args.embedding, args.processes, *args.samples, 1) < 1:
         raise ValueError("--classes, --batch, --embedding, --processes and --samples must be 1 or more")
     world = distributed.start(args.device)
+    allocator.give_back(GIVEN_BACK)  # memory is measured, too
     try:
         for kept in (_peaks, _spent, _estimates, _sums, _batch, _limits):
             kept.clear()

@@ -93,6 +93,8 @@ def cases(args: Namespace) -> Iterator[tuple[str, dict[str, Case]]]:
         other = any(first.counts[kind] for kind in ("header", "identity", "empty"))
         if has_dali and other:
             about += "; without DALI's MXNet reader, which takes this file's header records for images"
+        elif has_dali and max(sets) > 1:
+            about += "; DALI's MXNet reader reads a set of one file only"
         found: dict[str, Case] = {}
         for (shards, records), cache in itertools.product(sets.items(), args.cache):
             ending = f", {_many(shards, 'file')}" if len(sets) > 1 else ""
@@ -100,7 +102,7 @@ def cases(args: Namespace) -> Iterator[tuple[str, dict[str, Case]]]:
             measured = _Measured(records, ending, cache == "cold", [])
             found |= _torch_cases(measured, args, device)
             if has_dali:
-                found |= _dali_cases(measured, args, device, mxnet=not other)
+                found |= _dali_cases(measured, args, device, mxnet=shards == 1 and not other)
         yield about, found
 
 

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import adapters
 from adapters import ADAPTERS
+from recognition import allocator
 from recognition.backbones import BACKBONES
 from recognition.bench import limits, twins
 from recognition.frozen import FrozenWeights
@@ -113,7 +114,10 @@ def cases(args: Namespace) -> Iterator[tuple[str, dict]]:
     usual = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
-        measured, flops = build(args, _device(args.device))
+        device = _device(args.device)
+        if device.type == "cpu":
+            allocator.keep_freed()  # as training does
+        measured, flops = build(args, device)
         of_limits: dict[str, list[float]] = {}
         args.measured = measured, flops, of_limits  # for the summary
         found: dict[str, tuple] = {}

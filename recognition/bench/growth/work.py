@@ -6,7 +6,6 @@ nothing else, on one thread, and is asked for a piece at a time, so that points 
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import time
@@ -19,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from recognition import config as settings
-from recognition import distributed, plan
+from recognition import allocator, distributed, plan
 from recognition.backbones import BACKBONES
 from recognition.bench.limits import products
 from recognition.data.order import SampleOrder
@@ -34,7 +33,7 @@ from recognition.partial_fc.memory import estimate
 from recognition.types import IMAGE_SIZE, Batch
 
 SGD = {"lr": 1e-6, "momentum": 0.9, "weight_decay": 5e-4}  # the weights hardly move, however long it runs
-M_MMAP_THRESHOLD = -3  # mallopt's name of it
+GIVEN_BACK = 1 << 16  # bytes, so that the process's memory is that of its tensors
 LIMIT_FLOPS = 4e10  # of a piece of the bare products
 EMBEDDING = 512
 SMALL = {"batch": 4, "classes": 256, "side": 32}  # of a work that is done first
@@ -56,7 +55,7 @@ def serve(pipe: Connection, rank: int, port: int, spec: dict) -> None:
         os.environ.update(zip(names, map(str, (rank, rank, spec["processes"], "127.0.0.1", port)), strict=True))
     world = distributed.start(spec["device"])
     if spec["tight"]:
-        _give_back_at_once()
+        allocator.give_back(GIVEN_BACK)
     _load_libraries(spec, world)
     gc.collect()
     before = most_held(world.device, reset=True)
@@ -174,13 +173,6 @@ KINDS: dict[str, Callable[[dict, World], Work]] = {
     "pixels": pixels,
     "limit": limit,
 }
-
-
-def _give_back_at_once() -> None:
-    """What is freed goes back to the system, so that the process's memory is that of its tensors."""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # glibc's
-        library.mallopt(M_MMAP_THRESHOLD, 1 << 16)
 
 
 def _load_libraries(spec: dict, world: World) -> None:
