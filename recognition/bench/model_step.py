@@ -124,7 +124,6 @@ def cases(args: Namespace) -> Iterator[tuple[str, dict]]:
         first = next(iter(flops))
         for precision in args.precision:
             limit, dtype = f"bare products, {precision}", PRECISIONS[precision] or torch.float32
-            device = measured[0].device
             start = partial(limits.products, flops[first], args.batch, dtype, device)
             found[limit] = (partial(_timed, start, of_limits.setdefault(precision, [])), limit)
             for one in measured:

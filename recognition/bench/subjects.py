@@ -188,6 +188,15 @@ def onnx_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
+def sharding_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", default="r50", help="with random weights (default: %(default)s)")
+    parser.add_argument("--adapter", default="full", help="(default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=4, help="images of a process (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="of a thread each (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="updates of each way (default: %(default)s)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
 def suite_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where a file for each benchmark is written")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
@@ -262,6 +271,13 @@ SUBJECTS = {
         "images",
         "recognition.bench.scoring",
         scoring_arguments,
+        endless=False,
+    ),
+    "sharding": Subject(
+        "seconds and memory of training steps of a backbone in shares over processes, beside DDP",
+        "",
+        "recognition.bench.sharding",
+        sharding_arguments,
         endless=False,
     ),
     "start_up": Subject(

@@ -111,7 +111,17 @@ RUNS = (
         "onnx --backbone swin_nano --threads 1 --precision fp32 --batch 1 --images 4 --repeats 1 --seconds 0.01 "
         "--warm-up 0 --gate-seconds 0.1",
     ),
-    Run("onnx_mobilefacenet_y1", "onnx --backbone mobilefacenet_y1 --threads 1", "metrics --pairs 100 --repeats 1"),
+    Run(
+        "onnx_mobilefacenet_y1",
+        "onnx --backbone mobilefacenet_y1 --threads 1",
+        "onnx --backbone mobilefacenet_nano --threads 1 --precision fp32 --batch 1 --images 4 --repeats 1 "
+        "--seconds 0.01 --warm-up 0 --gate-seconds 0.1",
+    ),
+    Run(
+        "sharding",
+        "sharding --device {device}",
+        "sharding --backbone mobilefacenet_nano --batch 2 --repeats 1 --device {device}",
+    ),
     Run("start_up", "start_up --repeats 3", "start_up --tools train --processes 1 --repeats 1"),
     Run("growth", "growth --output bench/growth --device {device}", "growth --carry --device {device}"),
 )

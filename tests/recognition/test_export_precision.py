@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
+from adapters._layers import LoRAConv2d
+from recognition.bench.onnx import _made as gated_network
 from recognition.data.pairs import PairSet, write_bin
 from recognition.export import (
     MANIFEST,
@@ -153,6 +156,28 @@ def test_shapes_are_fixed_and_nothing_else_changes() -> None:
         np.testing.assert_allclose(
             light.run(None, {"input": image})[0], plain.run(None, {"input": image})[0], rtol=1e-5
         )
+
+
+def test_gated_convolutions_are_weighed_by_maps_that_other_convolutions_made(tmp_path: Path) -> None:
+    """So that onnxruntime stays in its layout for convolutions; the embeddings are the same."""
+    model = gated_network(Namespace(backbone="mobilefacenet_nano", adapter="dual_lora rank=8", scorer="sharpness"))
+    layers = [layer for layer in model.modules() if isinstance(layer, LoRAConv2d)]
+    graph = to_graph(model, False, 18, "trace")
+    plain = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    lighten(graph, [example(model, batch, False) for batch in (2, 5)])
+    makers = {name: node.op_type for node in graph.graph.node for name in node.output}
+    weighed = [node for node in graph.graph.node if node.op_type == "Mul" and node.name.startswith("/model/backbone")]
+    maps = [{makers.get(name) for name in node.input} == {"Conv"} for node in weighed]
+    assert len(layers) > 25 and sum(maps) == len(layers)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
+    light = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    assert kinds["ReorderOutput"] < 5, "layers do not leave the layout"
+    for batch in (1, 3):
+        image = as_network_input(pictures(batch, seed=6))
+        one, other = (session.run(None, {"input": image})[0] for session in (plain, light))
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_refusals(tmp_path: Path, calibration: Calibration) -> None:

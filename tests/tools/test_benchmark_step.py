@@ -214,3 +214,16 @@ def test_compiling_is_told_apart(monkeypatch):
         measured, _ = model_step.build(args, torch.device("cpu"))
     assert [one.row for one in measured] == ["lora, fp32", "lora, fp32, compiled"]
     assert measured[1].compile_seconds > 0
+
+
+@pytest.mark.slow
+def test_a_backbone_in_shares_beside_ddp(capsys):
+    small = ["--backbone", "mobilefacenet_nano", "--batch", "2", "--repeats", "1", "--device", "cpu"]
+    assert benchmark.main(["sharding", *small]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[0].strip() for row in rows] == ["", "DDP", "in shares"]
+    assert [row[i].strip() for row in rows[1:2] for i in (2, 4, 6)] == ["1.00"] * 3
+    assert all(0.1 < float(rows[2][i]) < 100 for i in (2, 4, 6)), "ratios to DDP"
+    for wrong, words in (("--batch=0", "must be 1 or more"), ("--backbone=r5", "did you mean 'r50'")):
+        assert benchmark.main(["sharding", *small, wrong]) == 1
+        assert words in capsys.readouterr().err
