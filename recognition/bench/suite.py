@@ -83,13 +83,13 @@ RUNS = (
     ),
     Run(
         "classifier_linear",
-        "classifier --classes 10000 100000 --rate 0.1 --samples 100000 1000000 --processes 2 --repeats 3 "
+        "classifier --classes 10000 100000 --rate 1 0.1 --samples 100000 1000000 --processes 2 --repeats 3 "
         "--seconds 0.5 --warm-up 0 --device {device}",
         f"classifier --classes 300 --rate 0.5 --batch 8 --embedding 16 --device {DEVICE} {_TINY}",
     ),
     Run(
         "classifier_million",
-        "classifier --classes 1000000 --rate 1 0.1 --repeats 1 --warm-up 0 --device {device}",
+        "classifier --classes 1000000 --rate 1 0.1 --processes 2 --repeats 1 --warm-up 0 --device {device}",
         f"classifier --classes 300 --rate 0.5 --batch 8 --embedding 16 --device {DEVICE} {_TINY}",
     ),
     Run(

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from recognition import config as settings
 from recognition import allocator, distributed, plan
+from recognition import config as settings
 from recognition.backbones import BACKBONES
 from recognition.bench.limits import products
 from recognition.data.order import SampleOrder
