@@ -174,13 +174,13 @@ RULES = (
 
 NOT_RUN = (
     NotRun(
-        r"tools/benchmark\.py (scoring|growth|index|start_up|suite)",
+        r"tools/benchmark\.py (scoring|growth|index|sharding|start_up|suite)",
         "starts a process for each row; tests/tools/test_benchmark*.py run them small",
         "parser",
     ),
     NotRun(
         r"tools/benchmark\.py (embedding|metrics|onnx|step --backbone|loader --shards|classifier --classes \d+ \d+"
-        r"|.*--samples)",
+        r"|.*--samples|.*--processes)",
         "takes other networks and sizes; tests/tools/test_benchmark_*.py run each small",
         "parser",
     ),
